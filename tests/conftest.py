@@ -1,0 +1,27 @@
+"""Fixtures that every part of the suite shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import tiny_sd
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion 1.x pipeline folder (ε). Read-only: copy it before changing it."""
+    return tiny_sd(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def tiny_v_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with v-prediction."""
+    return tiny_sd(tmp_path_factory.mktemp("models"), "v_prediction")
+
+
+@pytest.fixture(scope="session")
+def tiny_zero_snr_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with v-prediction and zero terminal SNR (α_T = 0)."""
+    return tiny_sd(tmp_path_factory.mktemp("models"), "v_prediction", zero_terminal_snr=True)
