@@ -1,0 +1,1 @@
+"""Preference alignment for text-to-image diffusion models: DDIM-InPO and the methods it stands among."""

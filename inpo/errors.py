@@ -1,0 +1,20 @@
+"""What a user can get wrong, said in one line that names the place, the value found, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input or configuration, found at the entrance. The command line prints the message and exits with 2."""
+
+
+class RunFault(RuntimeError):
+    """A fault while running that stopped the program on purpose (non-finite values, a full disk). Exit code 1."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint naming the most similar choice, with a leading space, or an empty string where nothing is similar."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,167 @@
+"""Where a training point comes from: `Forward` draws the noise, `Inversion` finds the latent that belongs to the image.
+
+The two are ends of one dial, η (M6). A noising is a frozen value: calling it with a network, pairs and their times gives
+the points at which policy and reference are then compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from inpo import ddim
+from inpo.ddim import Churn, ChurnRule, Solver
+from inpo.randomness import PairNoise
+from inpo.release import ReleaseGrid
+from inpo.schedule import Level
+from inpo.types import Condition, Denoiser, Noised, NoisedPairs, PairBatch
+
+Inverter = Literal["policy", "reference"]
+
+
+class Noising(Protocol):
+    """Pairs and times to training points. `inverter` says whose trajectory is walked; None where no network is asked."""
+
+    @property
+    def inverter(self) -> Inverter | None: ...
+
+    def __call__(
+        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
+    ) -> NoisedPairs:
+        """`t`: `[B]`, one time per pair, shared by winner and loser. `lose=False` leaves the losers out.
+
+        `batch_pairs` bounds how many pairs go through the network together; results do not depend on it.
+        """
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Forward noising, x_t = α_t x_0 + σ_t ε (M1). `shared_noise`: winner and loser get the same ε, as Diffusion-DPO does."""
+
+    shared_noise: bool = True
+    inverter: ClassVar[Inverter | None] = None
+
+    def __call__(
+        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
+    ) -> NoisedPairs:
+        """See `Noising`. The network is not asked; its schedule and prediction type are."""
+        del batch_pairs
+        level = denoiser.schedule.at(t)
+        win = self._point(denoiser, pairs.win, level, noise.normal("forward/win", pairs.win))
+        other = noise.normal("forward/win" if self.shared_noise else "forward/lose", pairs.lose) if lose else None
+        loser = None if other is None else self._point(denoiser, pairs.lose, level, other)
+        return NoisedPairs(win, loser, pairs.condition, pairs.preference)
+
+    @staticmethod
+    def _point(denoiser: Denoiser, x_0: Tensor, level: Level, eps: Tensor) -> Noised:
+        return Noised(ddim.add_noise(x_0, eps, level), level.t, ddim.target(denoiser.prediction, x_0, eps, level), eps)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """DDIM inversion along a network's own trajectory, landing exactly on each pair's t (InPO, arXiv:2503.18454; M4, M5).
+
+    `inversion_steps` N: grid of T/N; a pair at t takes k(t) evaluations per image, (N+1)/2 on average. `eta` η: share of the
+    forward process mixed in (M6); `shared_noise`: one n for winner and loser. `order`, `corrector_steps`: see `ddim.Solver`.
+    `inverter`: whose trajectory; the policy's is the paper's. `compat="inpo-release"`: the released code's grid, which does
+    not land on t, and its noise (`inpo.release`). Raises `ValueError` for combinations that cannot hold.
+    """
+
+    inversion_steps: int = 10
+    eta: float = 0.0
+    shared_noise: bool = False
+    order: int = 1
+    corrector_steps: int = 0
+    inverter: Inverter = "policy"
+    compat: Literal["inpo-release"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.inversion_steps < 1:
+            raise ValueError(f"inversion_steps={self.inversion_steps} must be at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is inversion, 1 the forward process")
+        if self.shared_noise and self.eta == 0 and self.compat is None:
+            raise ValueError("shared_noise=true has no effect at eta=0: set eta, or leave shared_noise out")
+        if self.compat and (self.eta or not self.solver.plain):
+            raise ValueError(f"compat={self.compat!r} fixes eta, order and corrector_steps: leave them out")
+        if self.eta and not self.solver.plain:
+            raise ValueError("eta > 0 needs order=1 and corrector_steps=0: slopes of a noisy path have no second order")
+
+    @property
+    def solver(self) -> Solver:
+        """The integrator that `order` and `corrector_steps` name."""
+        return Solver(self.order, self.corrector_steps)
+
+    def __call__(
+        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
+    ) -> NoisedPairs:
+        """See `Noising`. Pairs are inverted in groups of equal k, `batch_pairs` at most in each, and returned in their order."""
+        k = self.evaluations(denoiser, t)
+        groups = list(_equal_groups(k, batch_pairs))
+        done = [self._invert_pairs(denoiser, pairs[rows], t[rows], noise[rows], lose=lose) for rows in groups]
+        order = torch.argsort(torch.tensor([row for rows in groups for row in rows]))
+        win = _gather([win for win, _ in done], order)
+        loser = _gather([loser for _, loser in done if loser is not None], order) if lose else None
+        return NoisedPairs(win, loser, pairs.condition, pairs.preference)
+
+    def evaluations(self, denoiser: Denoiser, t: Tensor) -> Tensor:
+        """k(t), `[B]`: Euler steps from the clean node to t, which is also the pair's bucket."""
+        if self.compat:
+            return ReleaseGrid.of(denoiser.schedule, self.inversion_steps).count(t)
+        return denoiser.schedule.bucket(t, self.inversion_steps)
+
+    def _invert_pairs(
+        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool
+    ) -> tuple[Noised, Noised | None]:
+        x_0 = torch.cat([pairs.win, pairs.lose]) if lose else pairs.win
+        condition = Condition.cat([pairs.condition, pairs.condition]) if lose else pairs.condition
+        # One grid for both sides: the pair shares its time and its condition throughout.
+        nodes = self._nodes(denoiser, torch.cat([t, t]) if lose else t)
+        churn = self._churn(denoiser, x_0, noise, lose=lose)
+        x_t = ddim.invert(denoiser, x_0, nodes, condition, solver=self.solver, churn=churn)
+        both = self._point(denoiser, x_0, x_t, denoiser.schedule.at(torch.cat([t, t]) if lose else t))
+        return (both[: len(pairs)], both[len(pairs) :]) if lose else (both, None)
+
+    def _nodes(self, denoiser: Denoiser, t: Tensor) -> list[Level]:
+        if self.compat:
+            return ReleaseGrid.of(denoiser.schedule, self.inversion_steps).nodes(t)
+        return [denoiser.schedule.clean(len(t)), *denoiser.schedule.inversion_nodes(t, self.inversion_steps)]
+
+    def _churn(self, denoiser: Denoiser, x_0: Tensor, noise: PairNoise, *, lose: bool) -> ChurnRule | None:
+        if not self.eta and not self.compat:
+            return None
+
+        def rule(j: int, r: Level, s: Level) -> Churn:
+            half = x_0[: len(noise.positions)]
+            parts = [noise.normal(f"invert/win/{j}", half)]
+            if lose:
+                parts.append(parts[0] if self.shared_noise else noise.normal(f"invert/lose/{j}", half))
+            n = torch.cat(parts)
+            if self.compat:
+                return ReleaseGrid.of(denoiser.schedule, self.inversion_steps).churn(x_0, r, s, noise=n)
+            return ddim.eta_churn(x_0, r, s, eta=self.eta, noise=n)
+
+        return rule
+
+    @staticmethod
+    def _point(denoiser: Denoiser, x_0: Tensor, x_t: Tensor, level: Level) -> Noised:
+        tau = ddim.implied_noise(x_0, x_t, level)
+        return Noised(x_t, level.t, ddim.target(denoiser.prediction, x_0, tau, level), tau)
+
+
+def _equal_groups(k: Tensor, size: int) -> Iterator[list[int]]:
+    for value in k.unique().tolist():
+        rows = (k == value).nonzero().flatten().tolist()
+        yield from (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def _gather(parts: list[Noised], order: Tensor) -> Noised:
+    def column(values: list[Tensor]) -> Tensor:
+        joined = torch.cat(values)
+        return joined[order.to(joined.device)]
+
+    return Noised(*(column(list(values)) for values in zip(*((p.x_t, p.t, p.target, p.tau) for p in parts), strict=True)))

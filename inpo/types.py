@@ -1,0 +1,229 @@
+"""The nouns that every part of the package shares: conditions, pairs, noised latents, and the protocols between packages.
+
+Siblings (models, data, evaluation, report) never import one another: they meet here. Shapes are B pairs or examples,
+C×H×W latents. A *pair* is a type and not a layout: that winners are stacked before losers is known to this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from inpo.schedule import Prediction, Schedule
+
+Rows = slice | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything a denoiser is conditioned on: named tensors, each with one row per example.
+
+    What the names mean is the model family's business (SD: the prompt's embeddings; SDXL: pooled embedding and sizes too).
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: Rows) -> Condition:
+        return Condition({name: value[rows] for name, value in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same condition on another device."""
+        return Condition({name: value.to(device) for name, value in self.tensors.items()})
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """Rows of all parts, in order. Every part has the same names and row shapes."""
+        return Condition({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network that answers at every time of its schedule. `t` is `[B]`, in the schedule's own unit."""
+
+    schedule: Schedule
+    prediction: Prediction
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network's own prediction (ε, v, velocity or x_0), `[B,C,H,W]`, in the dtype of `x_t`."""
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B clean pairs that share one condition each.
+
+    `win`, `lose`: latents `[B,C,H,W]`. `preference`: P(w ≻ l), `[B]`; 1 for a plain label, ½ for a tie that is kept.
+    `ids`: pair ids (sha256 of image bytes and caption), for error messages.
+    """
+
+    win: Tensor
+    lose: Tensor
+    condition: Condition
+    preference: Tensor
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.win)
+
+    def __getitem__(self, rows: Sequence[int]) -> PairBatch:
+        ids = tuple(self.ids[i] for i in rows)
+        index = torch.as_tensor(rows, device=self.win.device)
+        return PairBatch(self.win[index], self.lose[index], self.condition[index], self.preference[index.to(self.preference.device)], ids)
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same pairs on another device."""
+        return PairBatch(self.win.to(device), self.lose.to(device), self.condition.to(device), self.preference.to(device), self.ids)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A training point for each example: the latent, its time, and what the network should predict there.
+
+    `x_t`, `target`: `[B,C,H,W]`; `t`: `[B]`; `tau`: the noise τ that takes x_0 exactly to x_t (M5), `[B,C,H,W]`.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    target: Tensor
+    tau: Tensor
+
+    def __getitem__(self, rows: Rows) -> Noised:
+        return Noised(self.x_t[rows], self.t[rows], self.target[rows], self.tau[rows])
+
+
+@dataclass(frozen=True)
+class NoisedPairs:
+    """Training points of B pairs, `lose` absent where the objective asks for winners only."""
+
+    win: Noised
+    lose: Noised | None
+    condition: Condition
+    preference: Tensor
+
+    def __len__(self) -> int:
+        return len(self.win.t)
+
+    def __getitem__(self, rows: Rows) -> NoisedPairs:
+        lose = None if self.lose is None else self.lose[rows]
+        return NoisedPairs(self.win[rows], lose, self.condition[rows], self.preference[rows])
+
+    def both(self) -> tuple[Noised, Condition]:
+        """Winners, then losers (if any), as one batch: `[2B]` or `[B]`."""
+        if self.lose is None:
+            return self.win, self.condition
+        w, l = self.win, self.lose
+        stacked = Noised(*(torch.cat(pair) for pair in ((w.x_t, l.x_t), (w.t, l.t), (w.target, l.target), (w.tau, l.tau))))
+        return stacked, Condition.cat([self.condition, self.condition])
+
+    def split(self, stacked: Denoising) -> tuple[Denoising, Denoising | None]:
+        """Undoes `both` for what the networks made of it."""
+        n = len(self)
+        return stacked[:n], None if self.lose is None else stacked[n:]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """What the policy, and the reference if the objective asks for one, predicted at a training point. All `[B,C,H,W]`."""
+
+    target: Tensor
+    prediction: Tensor
+    reference: Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> Denoising:
+        return Denoising(self.target[rows], self.prediction[rows], None if self.reference is None else self.reference[rows])
+
+    @property
+    def error(self) -> Tensor:
+        """L of the policy (M7), `[B]`: the mean over C, H, W that published β presuppose."""
+        return _mean_square(self.target, self.prediction)
+
+    @property
+    def ref_error(self) -> Tensor:
+        """L of the reference (M7), `[B]`. Raises `ValueError` where no reference was evaluated."""
+        if self.reference is None:
+            raise ValueError("this objective reads the reference's error, but no reference was evaluated")
+        return _mean_square(self.target, self.reference)
+
+
+def _mean_square(target: Tensor, prediction: Tensor) -> Tensor:
+    # At least fp32: the logit is β/2 times a difference of nearly equal errors, and β is in the thousands.
+    wide = torch.promote_types(target.dtype, torch.float32)
+    return (target.to(wide) - prediction.to(wide)).square().mean(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """One preference pair as its source stores it. `win`, `lose`: encoded image bytes (JPEG, PNG, WebP).
+
+    `id`: sha256 over both images' bytes and the caption, so it survives re-sharding. `preference`: P(w ≻ l), 1 or ½.
+    `row`: where it stands, for messages ("pairs.parquet, row 12").
+    """
+
+    id: str
+    caption: str
+    win: bytes
+    lose: bytes
+    preference: float
+    row: str
+
+
+class PairSource(Protocol):
+    """Valid pairs by index, from a file, a folder or a generator. `size` is None where pairs never end.
+
+    `fingerprint` (hex) changes whenever any pair does; `block` is how many neighbouring pairs are cheap to read together.
+    """
+
+    size: int | None
+    block: int
+    fingerprint: str
+
+    def __getitem__(self, index: int) -> PairRecord:
+        """The pair at `index`, from 0. Pure: the same index gives the same record in every process."""
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """The VAE's posterior for B images, already scaled: `mean` and `std`, `[B,C,H,W]`, fp32."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Encoder(Protocol):
+    """Pictures and prompts to what the denoiser reads, and back."""
+
+    def encode_images(self, images: Tensor) -> LatentDistribution:
+        """`images`: `[B,3,H,W]`, fp32 in [−1, 1]."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """One row per prompt; the empty string is the unconditional prompt."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `[B,C,H,W]` to pictures, uint8 `[B,H,W,3]`."""
+
+
+class PairLoader(Protocol):
+    """Encoded pairs by their position in the run: position = step · pairs_per_step + place in the step, from 0 for ever."""
+
+    def fetch(self, positions: Sequence[int]) -> PairBatch:
+        """The pairs at these positions, on the encoder's device. Pure in (seed, position)."""
+
+    def validation(self) -> Sequence[PairBatch]:
+        """The held-out pairs in fixed batches; empty where nothing is held out."""
+
+
+class Scorer(Protocol):
+    """A reward model. `spec` holds everything that changes its numbers, for the results file."""
+
+    name: str
+    spec: Mapping[str, object] = field(default_factory=dict)
+
+    def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+        """fp32 `[B]`, higher is better; `images` are uint8 `[H,W,3]`."""
