@@ -154,7 +154,7 @@ class Inversion:
 
 
 def _equal_groups(k: Tensor, size: int) -> Iterator[list[int]]:
-    for value in k.unique().tolist():
+    for value in sorted(set(k.tolist())):
         rows = (k == value).nonzero().flatten().tolist()
         yield from (rows[i : i + size] for i in range(0, len(rows), size))
 

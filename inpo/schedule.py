@@ -119,22 +119,18 @@ class VPSchedule:
         return [self.at(t - round((k - j) * self.length / steps)) for j in range(1, k + 1)]
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
-        """DDIMScheduler's grid: after the time t comes t − ⌊T/n⌋, and below 0 the final node."""
-        ratio = self.length // steps
-        times = self._sampling_times(steps, ratio)
-        # diffusers steps by T//n from whatever t is, so for a trailing grid with n ∤ T its nodes and its steps differ by rounding.
-        levels = [self.at(torch.full((count,), t)) for t in times]
-        alpha, sigma = (torch.full((count,), value**0.5, dtype=self.dtype) for value in self._final_squares())
+        """DDIMScheduler's times for this spacing, noisiest first, then the final node. Raises `ValueError` outside 1…T steps."""
+        # Each node steps to the next one. diffusers steps by ⌊T/n⌋ from wherever it is, which differs where n does not divide T.
+        levels = [self.at(torch.full((count,), t)) for t in self._sampling_times(steps)]
+        squares = (self.final_alpha_cumprod, 1 - self.final_alpha_cumprod)
+        alpha, sigma = (torch.full((count,), square**0.5, dtype=self.dtype) for square in squares)
         return [*levels, Level(alpha, sigma, torch.zeros(count, dtype=torch.long))]
 
-    def _final_squares(self) -> tuple[float, float]:
-        return self.final_alpha_cumprod, 1 - self.final_alpha_cumprod
-
-    def _sampling_times(self, steps: int, ratio: int) -> list[int]:
+    def _sampling_times(self, steps: int) -> list[int]:
         if not 1 <= steps <= self.length:
             raise ValueError(f"sampling steps must be in 1…{self.length}, got {steps}")
         if self.spacing == "leading":
-            return [i * ratio + self.steps_offset for i in reversed(range(steps))]
+            return [i * (self.length // steps) + self.steps_offset for i in reversed(range(steps))]
         if self.spacing == "trailing":
             return [round(self.length - i * self.length / steps) - 1 for i in range(steps)]
         return [round(i * (self.length - 1) / max(1, steps - 1)) for i in reversed(range(steps))]

@@ -1,0 +1,141 @@
+"""Noising: where training points come from, and that nothing depends on how pairs are batched (METHOD §3, §6.4, §6.7)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from inpo.noising import Forward, Inversion, Noising
+from inpo.randomness import PairNoise
+from inpo.schedule import Prediction, Schedule
+from inpo.types import NoisedPairs
+from tests.worlds import F64, AffineDenoiser, ConstantDenoiser, flow_schedule, pairs, sd_schedule
+
+TIMES = torch.tensor([999, 3, 250, 251, 700, 0, 640, 99])
+NOISINGS: list[Noising] = [
+    Forward(),
+    Forward(shared_noise=False),
+    Inversion(),
+    Inversion(inversion_steps=7),
+    Inversion(eta=0.4),
+    Inversion(eta=0.4, shared_noise=True),
+    Inversion(order=2),
+    Inversion(corrector_steps=1),
+    Inversion(compat="inpo-release"),
+]
+
+
+def run(noising: Noising, rows: list[int], *, batch_pairs: int = 64, step: int = 5) -> NoisedPairs:
+    """The noising of some of eight fixed pairs, each at its own time and position."""
+    denoiser = AffineDenoiser(sd_schedule())
+    noise = PairNoise(1, step, tuple(range(8)))
+    return noising(denoiser, pairs(8)[rows], TIMES[rows], noise[rows], lose=True, batch_pairs=batch_pairs)
+
+
+@pytest.mark.parametrize("noising", NOISINGS, ids=str)
+def test_a_batch_of_eight_is_eight_batches_of_one(noising: Noising) -> None:
+    """Each pair has its own t, grid, condition and noise: nothing of the first pair reaches the others."""
+    whole = run(noising, list(range(8)))
+    for row in range(8):
+        one = run(noising, [row])
+        for side in ("win", "lose"):
+            for name in ("x_t", "target", "tau", "t"):
+                torch.testing.assert_close(getattr(getattr(whole, side), name)[row : row + 1], getattr(getattr(one, side), name))
+
+
+@pytest.mark.parametrize("noising", NOISINGS, ids=str)
+@pytest.mark.parametrize("batch_pairs", [1, 3])
+def test_group_size_changes_nothing(noising: Noising, batch_pairs: int) -> None:
+    whole, cut = run(noising, list(range(8))), run(noising, list(range(8)), batch_pairs=batch_pairs)
+    torch.testing.assert_close(cut.win.x_t, whole.win.x_t)
+    torch.testing.assert_close(cut.lose.target, whole.lose.target)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("noising", NOISINGS, ids=str)
+def test_tau_takes_x_0_exactly_to_x_t(noising: Noising) -> None:
+    """x_t = α_t x_0 + σ_t τ (M5) at the pair's own t, for winner and loser, whatever made x_t."""
+    noised, level = run(noising, list(range(8))), sd_schedule().at(TIMES)
+    for side, x_0 in ((noised.win, pairs(8).win), (noised.lose, pairs(8).lose)):
+        assert side is not None
+        alpha, sigma = level.coefficients(x_0)
+        torch.testing.assert_close(side.x_t, alpha * x_0 + sigma * side.tau)
+        assert side.t.tolist() == TIMES.tolist()
+
+
+@pytest.mark.parametrize("noising", NOISINGS, ids=str)
+def test_noise_depends_on_step_and_position_only(noising: Noising) -> None:
+    """The same step twice is bit-identical; another step differs exactly where the noising draws noise."""
+    first, again, other = run(noising, [2, 4]), run(noising, [2, 4]), run(noising, [2, 4], step=6)
+    assert torch.equal(first.win.x_t, again.win.x_t)
+    random = not isinstance(noising, Inversion) or noising.eta > 0 or noising.compat is not None
+    assert torch.equal(first.win.x_t, other.win.x_t) is not random
+
+
+def test_diffusion_dpo_shares_the_noise_and_inpo_does_not_need_any() -> None:
+    """Shared: ε_w = ε_l bit for bit. Not shared: different. Inversion gives w and l different τ, as their pictures differ."""
+    assert_shared = run(Forward(), [0, 1])
+    assert torch.equal(assert_shared.win.tau, assert_shared.lose.tau)  # type: ignore[union-attr]
+    for noising in (Forward(shared_noise=False), Inversion()):
+        noised = run(noising, [0, 1])
+        assert not torch.allclose(noised.win.tau, noised.lose.tau)  # type: ignore[union-attr]
+
+
+def test_shared_churn_is_one_draw_for_both_sides() -> None:
+    """With a network that answers 0 at η = 1, x_t − α x_0 is the injected noise alone: equal for w and l only if shared."""
+    denoiser = ConstantDenoiser(sd_schedule(), torch.zeros(1, dtype=F64))
+    for shared in (True, False):
+        noising = Inversion(eta=1.0, shared_noise=shared)
+        noised = noising(denoiser, pairs(2), torch.tensor([250, 640]), PairNoise(0, 0, (0, 1)), lose=True, batch_pairs=8)
+        assert torch.allclose(noised.win.tau, noised.lose.tau) is shared  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("kind", "schedule"), [("epsilon", sd_schedule()), ("v_prediction", sd_schedule()), ("flow", flow_schedule())])
+@pytest.mark.parametrize("noising", [Forward(), Inversion()], ids=str)
+def test_targets_are_in_the_networks_own_space(noising: Noising, kind: Prediction, schedule: Schedule) -> None:
+    """(M7): ε: τ; v: α τ − σ x_0; u: (x_t − x_0)/t."""
+    t = torch.tensor([0.25, 0.9], dtype=F64) if kind == "flow" else torch.tensor([250, 900])
+    batch = pairs(2)
+    noised = noising(AffineDenoiser(schedule, kind), batch, t, PairNoise(0, 0, (0, 1)), lose=False, batch_pairs=8)
+    alpha, sigma = schedule.at(t).coefficients(batch.win)
+    expected = {"epsilon": noised.win.tau, "v_prediction": alpha * noised.win.tau - sigma * batch.win}
+    torch.testing.assert_close(noised.win.target, expected.get(kind, (noised.win.x_t - batch.win) / t.view(-1, 1, 1, 1)))
+    assert noised.lose is None
+
+
+@pytest.mark.parametrize(("t", "k"), [(0, 1), (99, 1), (100, 2), (250, 3), (999, 10)])
+def test_inversion_costs_k_forwards_per_image(t: int, k: int) -> None:
+    """k(t) = ⌊tN/T⌋ + 1 for N = 10; two images a pair, so 2k image-forwards; winners alone cost k."""
+    for lose, images in ((True, 2), (False, 1)):
+        denoiser = AffineDenoiser(sd_schedule())
+        Inversion()(denoiser, pairs(1), torch.tensor([t]), PairNoise(0, 0, (0,)), lose=lose, batch_pairs=8)
+        assert denoiser.asked == images * k
+
+
+def test_forward_noising_asks_no_network() -> None:
+    denoiser = AffineDenoiser(sd_schedule())
+    Forward()(denoiser, pairs(8), TIMES, PairNoise(0, 0, tuple(range(8))), lose=True, batch_pairs=8)
+    assert denoiser.asked == 0
+
+
+def test_winner_and_loser_are_asked_under_one_condition() -> None:
+    """Inversion stacks w and l: each half sees the pairs' own conditions, in the pairs' order."""
+    spy = ConstantDenoiser(sd_schedule(), torch.zeros(1, dtype=F64))
+    Inversion()(spy, pairs(3), torch.tensor([250, 290, 210]), PairNoise(0, 0, (0, 1, 2)), lose=True, batch_pairs=8)
+    assert all(seen[:, 0].tolist() == [0, 1, 2, 0, 1, 2] for seen in spy.conditions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"inversion_steps": 0}, "inversion_steps"),
+        ({"eta": 1.5}, "eta"),
+        ({"eta": 0.1, "order": 2}, "eta"),
+        ({"eta": 0.1, "corrector_steps": 1}, "eta"),
+        ({"shared_noise": True}, "shared_noise"),
+        ({"compat": "inpo-release", "eta": 0.1}, "compat"),
+        ({"order": 4}, "order"),
+    ],
+)
+def test_combinations_that_cannot_hold_are_refused(settings: dict[str, object], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Inversion(**settings).solver  # type: ignore[arg-type]  # noqa: B018
