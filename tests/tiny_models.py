@@ -9,7 +9,24 @@ from pathlib import Path
 
 import torch
 
-WORDS = "a red green blue big small circle square triangle on of left white black background photo cat dog".split()
+WORDS = (
+    "a",
+    "red",
+    "green",
+    "blue",
+    "big",
+    "small",
+    "circle",
+    "square",
+    "triangle",
+    "on",
+    "left",
+    "of",
+    "white",
+    "black",
+    "background",
+    "photo",
+)
 MAX_TOKENS = 24
 LATENT = (4, 8, 8)
 

@@ -1,0 +1,44 @@
+"""What a user says about the model: where it lies, what replaces its parts, and how it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from inpo.errors import InputError, nearest
+
+Dtype = Literal["fp32", "bf16"]
+DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
+FAMILIES: tuple[str, ...] = ("sd",)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """`path`, `unet`, `vae`: a diffusers folder, a finished run's folder, or a hub id such as `owner/name`.
+
+    `unet` and `vae` replace the pipeline's own. `family` None reads it from the folder. `dtype` is what the UNet computes in:
+    its weights stay fp32 in both cases. `gradient_checkpointing` recomputes activations in the backward pass to save memory.
+    Raises `InputError` for an unknown family or dtype.
+    """
+
+    path: str
+    unet: str | None = None
+    vae: str | None = None
+    family: str | None = None
+    dtype: Dtype = "fp32"
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("path", "unet", "vae"):
+            value = getattr(self, key)
+            if value is not None and not str(value).strip():
+                raise InputError(f"model.{key} is empty; give a folder or a hub id such as 'owner/name'")
+        _one_of("dtype", self.dtype, DTYPES)
+        if self.family is not None:
+            _one_of("family", self.family, FAMILIES)
+
+
+def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"model.{key}={value!r} is not supported{nearest(value, choices)}; expected one of: {', '.join(choices)}")

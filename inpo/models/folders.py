@@ -1,0 +1,179 @@
+"""From what a user writes (a folder, a run, a hub id) to a folder on this disk, and what to say where nothing usable lies.
+
+Weights are read from safetensors only: a pickle runs code when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from inpo.errors import InputError, nearest
+
+INDEX = "model_index.json"
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def pipeline_folder(path: str, key: str = "model.path") -> Path:
+    """The diffusers pipeline folder that `path` names: itself, a run's `model/`, or a download from the hub.
+
+    Raises `InputError` with the nearest usable thing where it is none of them.
+    """
+    folder = _local_folder(path, key)
+    if folder is None:
+        folder = _download_pipeline(path, key)
+    if (folder / INDEX).is_file():
+        return folder
+    if (folder / "config.yaml").is_file():
+        return _model_of_run(folder, key)
+    raise InputError(f"{key}={path!r} is not a diffusers pipeline folder: it has no {INDEX}{_instead(folder)}")
+
+
+def component_folder(path: str, name: str, key: str) -> Path:
+    """The folder of one component (`unet`, `vae`): `path` itself, or the `name/` of the pipeline, run or hub id that `path` names."""
+    folder = _local_folder(path, key)
+    if folder is None:
+        folder = _download_component(path, name, key)
+    if (folder / "config.json").is_file():
+        return folder
+    if (folder / "config.yaml").is_file():
+        folder = _model_of_run(folder, key)
+    if (folder / name / "config.json").is_file():
+        return folder / name
+    raise InputError(f"{key}={path!r} holds neither a config.json nor a {name}/ folder with one{_holds(folder)}")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file. Raises `InputError` naming the file where it is missing, damaged or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: the model folder is incomplete; copy or download it again") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def weights_variant(folder: Path, stem: str) -> str | None:
+    """Which files hold a component's weights: None for `stem.safetensors`, or the variant in `stem.VARIANT.safetensors`.
+
+    Raises `InputError` where there are only pickles, nothing at all, or a file that is damaged.
+    """
+    found = sorted(folder.glob(f"{stem}*.safetensors"))
+    if not found:
+        raise InputError(_no_weights(folder, stem))
+    plain = [file for file in found if re.fullmatch(rf"{re.escape(stem)}(-\d+-of-\d+)?\.safetensors", file.name)]
+    variants = sorted({file.name.removeprefix(stem).split(".")[1] for file in found if file not in plain})
+    variant = None if plain else ("fp16" if "fp16" in variants else variants[0])
+    for file in plain or [file for file in found if f".{variant}." in file.name]:
+        _check_readable(file)
+    return variant
+
+
+def _check_readable(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size
+        raise InputError(f"{file} is no complete safetensors file ({size} bytes; {error}); copy or download it again") from error
+
+
+def _no_weights(folder: Path, stem: str) -> str:
+    pickles = [file.name for pattern in PICKLES for file in sorted(folder.glob(pattern))]
+    if not pickles:
+        return f"{folder} holds no weights: expected {stem}.safetensors{_holds(folder)}"
+    return (
+        f"{folder} holds its weights as a pickle only ({', '.join(pickles)}), which can run code when opened, so it is not read. "
+        "If you trust its source, convert it once: load the pipeline with diffusers' from_pretrained(…, use_safetensors=False) "
+        "and save it with save_pretrained(NEW_FOLDER)"
+    )
+
+
+def _local_folder(path: str, key: str) -> Path | None:
+    """The folder on this disk, or None where `path` can only be a hub id."""
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise InputError(
+            f"{key}={path!r} is a file, and a folder in diffusers' layout is expected. A single-file checkpoint is converted with "
+            "diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    if _HUB_ID.fullmatch(path) and not local.parent.exists():
+        return None
+    siblings = [item.name for item in local.parent.iterdir()] if local.parent.is_dir() else []
+    raise InputError(
+        f"{key}={path!r}: there is no such folder{nearest(local.name, siblings)}; give a diffusers folder or a hub id 'owner/name'"
+    )
+
+
+def _model_of_run(run: Path, key: str) -> Path:
+    if (run / "model" / INDEX).is_file():
+        return run / "model"
+    checkpoints = sorted((run / "checkpoints").glob("step-*"))
+    resume = f"; its newest checkpoint is {checkpoints[-1]}, usable as model.unet={checkpoints[-1] / 'policy'}" if checkpoints else ""
+    raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish{resume}")
+
+
+def _instead(folder: Path) -> str:
+    """What the user may have meant by a folder that is no pipeline."""
+    inside = sorted(file.parent for file in folder.glob(f"*/{INDEX}"))
+    if inside:
+        return f" (did you mean {str(inside[0])!r}?)"
+    if (folder / "config.json").is_file():
+        part = read_json(folder / "config.json").get("_class_name", "model")
+        if (folder.parent / INDEX).is_file():
+            return f"; it is the {part} of one (did you mean {str(folder.parent)!r}?)"
+        return f"; it holds a single {part}: pass a UNet as model.unet, a VAE as model.vae, beside a whole pipeline as model.path"
+    return _holds(folder)
+
+
+def _holds(folder: Path, most: int = 6) -> str:
+    names = sorted(item.name for item in folder.iterdir())
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f" (it holds: {', '.join(names[:most])}{more})" if names else " (it is empty)"
+
+
+def _download_pipeline(hub_id: str, key: str) -> Path:
+    from diffusers import DiffusionPipeline
+
+    return _fetched(hub_id, key, lambda: DiffusionPipeline.download(hub_id, use_safetensors=True))
+
+
+def _download_component(hub_id: str, name: str, key: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    stem = "diffusion_pytorch_model"
+    files = ["config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", f"{stem}.safetensors.index.json"]
+    return _fetched(hub_id, key, lambda: snapshot_download(hub_id, allow_patterns=[*files, *(f"{name}/{file}" for file in files)]))
+
+
+def _fetched(hub_id: str, key: str, download: Callable[[], str | os.PathLike[str]]) -> Path:
+    try:
+        return Path(download())
+    except Exception as error:  # what a failed download raises depends on the hub client and on the HTTP client below it
+        raise InputError(_unreachable(hub_id, key, error)) from error
+
+
+def _unreachable(hub_id: str, key: str, error: Exception) -> str:
+    """Names the cause by its class: the hub's own messages run over many lines and speak of its internals."""
+    kind = type(error).__name__
+    if kind == "GatedRepoError":
+        return f"{key}={hub_id!r}: the hub wants its licence accepted first; accept it on the model's page, then `hf auth login`"
+    if kind == "RepositoryNotFoundError":
+        return f"{key}={hub_id!r}: there is no such folder here and no such model on the hub (or it is private: `hf auth login`)"
+    if "safetensors" in str(error):
+        return f"{key}={hub_id!r}: the hub has its weights as pickles only, which are not read; ask for a safetensors version or convert it"
+    return (
+        f"{key}={hub_id!r} is no folder here, and the hub could not be reached ({kind}). Without a network, "
+        f"run `hf download {hub_id} --local-dir FOLDER` where there is one, and give that folder"
+    )
