@@ -1,0 +1,253 @@
+"""An experiment is the composition of its components' own settings, read strictly from YAML and `key=value`.
+
+Unknown keys name their nearest neighbour, ill-typed values name the key and the value. Nothing has a hidden default here:
+what a recipe does not say is the component's own default, and `config.yaml` of the run holds every value that was used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from inpo.data.config import DataConfig
+from inpo.errors import InputError, nearest
+from inpo.methods import Method, method
+from inpo.models.config import ModelConfig
+from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+Tree = Mapping[str, object]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """`format`: what `RUN/model` is, a whole `pipeline` or its `unet` alone."""
+
+    format: Literal["pipeline", "unet"] = "pipeline"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    method: Method
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    report_to: tuple[Literal["tensorboard"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data.ties == "half" and not self.method.objective.needs.ties:
+            raise InputError(f"data.ties='half' means nothing to method.name={self.method.name!r}, which has no pairwise loss: use 'drop'")
+        if self.optimizer.warmup_steps > self.train.steps:
+            raise InputError(f"optimizer.warmup_steps={self.optimizer.warmup_steps} is more than train.steps={self.train.steps}")
+
+    @property
+    def settings(self) -> Settings:
+        """The trainer's share."""
+        return Settings(self.train, self.optimizer)
+
+    def to_tree(self) -> dict[str, object]:
+        """Plain values under the names that users type; `from_tree` reads it back to an equal experiment."""
+        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("method", "report_to")}
+        tree: dict[str, object] = {name: _plain(dataclasses.asdict(part)) for name, part in parts.items()}
+        tree["method"] = {
+            "name": self.method.name,
+            "noising": _plain(dataclasses.asdict(typing.cast("typing.Any", self.method.noising))),
+            "objective": _plain(dataclasses.asdict(typing.cast("typing.Any", self.method.objective))),
+        }
+        return {**tree, "report_to": list(self.report_to)}
+
+    def to_yaml(self) -> str:
+        """`to_tree` as the text of config.yaml."""
+        return yaml.safe_dump(self.to_tree(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_tree(cls, tree: Tree) -> Experiment:
+        """Strictly from nested plain values. Raises `InputError` naming the key, the value, and the nearest known key."""
+        sections = {name: _section(tree, name) for name in ("model", "data", "method", "optimizer", "train", "output")}
+        _refuse_unknown(tree, [*sections, "report_to"], "")
+        return _construct(
+            cls,
+            {
+                "model": _build(ModelConfig, sections["model"], "model"),
+                "data": _build(DataConfig, sections["data"], "data"),
+                "method": _build_method(sections["method"]),
+                "optimizer": _build(OptimizerConfig, sections["optimizer"], "optimizer"),
+                "train": _build(TrainConfig, sections["train"], "train"),
+                "output": _build(OutputConfig, sections["output"], "output"),
+                "report_to": _reporters(tree.get("report_to") or []),
+            },
+        )
+
+
+def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """A recipe by name or a YAML file, with `key=value` overrides in their order. Raises `InputError`."""
+    tree = read_tree(source)
+    for override in overrides:
+        tree = _merged(tree, _parse_override(override))
+    return Experiment.from_tree(tree)
+
+
+def read_tree(source: str) -> dict[str, object]:
+    """The mapping in a recipe or file. Raises `InputError` for a missing file, broken YAML, or a key given twice."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(f"{source}: no such file; recipes are given by name: {', '.join(recipe_names())}")
+    elif (RECIPES / f"{source}.yaml").is_file():
+        path = RECIPES / f"{source}.yaml"
+    else:
+        raise InputError(f"{source!r} is neither a recipe{nearest(source, recipe_names())} nor a .yaml file; recipes: {', '.join(recipe_names())}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{source}: expected sections such as 'model:' and 'method:', found {type(tree).__name__}")
+    return tree
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """A recipe with its comments, which name the source of every number. Raises `InputError` for an unknown name."""
+    if name not in recipe_names():
+        raise InputError(f"{name!r} is not a recipe{nearest(name, recipe_names())}; recipes: {', '.join(recipe_names())}")
+    return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[typing.Hashable, object]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(sorted(twice))}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_override(text: str) -> dict[str, object]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(f"{text!r} is not an override: write key=value, as in train.steps=100")
+    try:
+        parsed: object = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"{key}: {value!r} is not a value: {' '.join(str(error).split())}") from error
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return typing.cast("dict[str, object]", parsed)
+
+
+def _merged(base: Tree, change: Tree) -> dict[str, object]:
+    out = dict(base)
+    for key, value in change.items():
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    section = tree.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise InputError(f"{name}={section!r} must hold settings, as in {name}.…=value")
+    return section
+
+
+def _build_method(section: Tree) -> Method:
+    _refuse_unknown(section, ("name", "noising", "objective"), "method")
+    if not isinstance(section.get("name"), str):
+        raise InputError(f"method.name={section.get('name')!r} must name a method")
+    chosen = method(str(section["name"]))
+    noising = _rebuild(chosen.noising, _section(section, "noising"), "method.noising")
+    objective = _rebuild(chosen.objective, _section(section, "objective"), "method.objective")
+    return dataclasses.replace(chosen, noising=noising, objective=objective)
+
+
+def _rebuild(default: T, changes: Tree, prefix: str) -> T:
+    """The method's own settings with some of them replaced."""
+    values = dataclasses.asdict(typing.cast("typing.Any", default))
+    _refuse_unknown(changes, values, prefix)
+    return _build(type(default), {**values, **changes}, prefix)
+
+
+def _build(cls: type[T], values: Tree, prefix: str) -> T:
+    fields = {f.name: f for f in dataclasses.fields(typing.cast("typing.Any", cls)) if f.init}
+    _refuse_unknown(values, fields, prefix)
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and values.get(name) is None:
+            raise InputError(f"{prefix}.{name} is not set: give it in the file or as {prefix}.{name}=…")
+    _refuse_wrong_scalars(values, typing.get_type_hints(cls), prefix)
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise InputError("; ".join(_explain(detail, prefix) for detail in error.errors())) from error
+
+
+def _refuse_wrong_scalars(values: Tree, hints: Mapping[str, object], prefix: str) -> None:
+    """YAML's booleans are integers to Python, and lax validation would read 'yes' as True: neither is meant here."""
+    for name, value in values.items():
+        wants_bool = bool in _members(hints[name])
+        if value is not None and wants_bool is not isinstance(value, bool) and (wants_bool or isinstance(value, bool)):
+            raise InputError(f"{prefix}.{name}={value!r} must be {'true or false' if wants_bool else 'a value, not true or false'}")
+
+
+def _members(hint: object) -> tuple[object, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+
+
+def _explain(detail: object, prefix: str) -> str:
+    found = typing.cast("dict[str, typing.Any]", detail)
+    message = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if found["type"] == "value_error" or not found["loc"]:
+        # A component's own check: it names its key already, with or without the section.
+        return message if message.startswith(prefix) else f"{prefix}.{message}"
+    key = ".".join([prefix, *(str(part) for part in found["loc"] if isinstance(part, str) and part.isidentifier())])
+    return f"{key}={found['input']!r} must be {message}"
+
+
+def _refuse_unknown(values: Tree, known: typing.Iterable[str], prefix: str) -> None:
+    names = list(known)
+    for key in values:
+        if key not in names:
+            full = f"{prefix}.{key}" if prefix else str(key)
+            raise InputError(f"{full} is not a setting{nearest(str(key), names)}; known here: {', '.join(names) or 'none'}")
+
+
+def _reporters(value: object) -> tuple[Literal["tensorboard"], ...]:
+    names = value if isinstance(value, list | tuple) else [value]
+    for name in names:
+        if name != "tensorboard":
+            raise InputError(f"report_to={name!r} is not known{nearest(str(name), ['tensorboard'])}; expected [tensorboard] or []")
+    return ("tensorboard",) if names else ()
+
+
+def _construct(cls: type[T], values: Mapping[str, object]) -> T:
+    return cls(**values)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,140 @@
+"""Strict configuration: every wrong key, type or value is named with its nearest neighbour, and what runs is what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inpo.config import Experiment, load_experiment, read_tree, recipe_names, recipe_text
+from inpo.errors import InputError
+from inpo.noising import Forward, Inversion
+from inpo.objectives import Dpo
+
+BASE = {"model": {"path": "m"}, "data": {"path": "d.parquet"}, "method": {"name": "inpo"}}
+
+
+def changed(*overrides: str) -> Experiment:
+    return load_experiment("sd15-inpo", ["data.path=pairs.parquet", *overrides])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_survives_a_round_trip(name: str) -> None:
+    """Each recipe is an experiment once data.path is given; config.yaml read back is the same experiment."""
+    experiment = load_experiment(name, ["data.path=pairs.parquet"])
+    assert experiment.data.path == "pairs.parquet"
+    assert Experiment.from_tree(experiment.to_tree()) == experiment
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_number_of_a_recipe_names_its_source(name: str) -> None:
+    """Each setting's line has a comment, or the section above it has one: a number without a source is a rumour."""
+    lines = recipe_text(name).splitlines()
+    assert lines[0].startswith("#")
+    numbers = [line for line in lines if line.startswith("  ") and any(c.isdigit() for c in line.split("#")[0]) and "path:" not in line]
+    bare = [line.strip() for line in numbers if "#" not in line and not line.strip().startswith(("weight_decay", "clip", "seed"))]
+    assert not bare, bare
+
+
+def test_the_published_numbers_of_inpo_on_sd15() -> None:
+    """β 2000, effective lr 1.024e-5, 1024 pairs a step, 400 steps, 200 warm-up, N = 10 (arXiv:2503.18454 and its launcher)."""
+    e = changed()
+    assert e.method.objective == Dpo(beta=2000.0)
+    assert e.method.noising == Inversion(inversion_steps=10)
+    assert (e.optimizer.lr, e.optimizer.warmup_steps, e.train.pairs_per_step, e.train.steps) == (1.024e-5, 200, 1024, 400)
+
+
+def test_the_published_numbers_of_diffusion_dpo_on_sd15() -> None:
+    """β 5000, effective lr 2.048e-5, 2048 pairs a step, 2000 steps, 500 warm-up, shared noise (its launcher)."""
+    e = load_experiment("sd15-dpo", ["data.path=pairs.parquet"])
+    assert e.method.objective == Dpo(beta=5000.0)
+    assert e.method.noising == Forward(shared_noise=True)
+    assert (e.optimizer.lr, e.optimizer.warmup_steps, e.train.pairs_per_step, e.train.steps) == (2.048e-5, 500, 2048, 2000)
+
+
+def test_overrides_reach_every_section_and_keep_the_rest() -> None:
+    e = changed("method.objective.beta=500", "method.noising.eta=0.3", "optimizer.lr=1e-6", "train.steps=300", "report_to=[]")
+    assert e.method.objective == Dpo(beta=500.0)
+    assert e.method.noising == Inversion(inversion_steps=10, eta=0.3)
+    assert (e.optimizer.lr, e.train.steps, e.report_to, e.optimizer.warmup_steps) == (1e-6, 300, (), 200)
+
+
+def test_a_later_override_wins() -> None:
+    assert changed("train.steps=300", "train.steps=350").train.steps == 350
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.step=3", ["train.step", "did you mean 'steps'"]),
+        ("method.objective.bta=3", ["method.objective.bta", "did you mean 'beta'"]),
+        ("method.noising.inversion_step=3", ["method.noising.inversion_step", "'inversion_steps'"]),
+        ("optimiser.lr=1", ["optimiser", "'optimizer'"]),
+        ("train.steps=ten", ["train.steps='ten'", "integer"]),
+        ("train.steps=10.5", ["train.steps=10.5", "integer"]),
+        ("train.steps=true", ["train.steps=True"]),
+        ("data.flip=yes please", ["data.flip", "true or false"]),
+        ("data.path=3", ["data.path=3", "string"]),
+        ("optimizer.lr=-1", ["optimizer.lr=-1"]),
+        ("optimizer.lr=.inf", ["optimizer.lr=inf"]),
+        ("method.objective.beta=0", ["method.objective.beta=0", "(0, ∞)"]),
+        ("method.noising.eta=2", ["method.noising.eta=2.0", "[0, 1]"]),
+        ("method.noising.compat=smpo", ["method.noising.compat='smpo'", "inpo-release"]),
+        ("method.name=inop", ["method.name='inop'", "did you mean 'inpo'"]),
+        ("method.name=5", ["method.name=5"]),
+        ("train=5", ["train=5", "settings"]),
+        ("report_to=[tensorbord]", ["tensorbord", "did you mean 'tensorboard'"]),
+        ("output.format=ckpt", ["output.format='ckpt'"]),
+        ("train.steps", ["key=value"]),
+        ("train.steps=[", ["train.steps", "not a value"]),
+        ("optimizer.warmup_steps=9999", ["optimizer.warmup_steps=9999", "train.steps=400"]),
+        ("model.dtype=fp8", ["model.dtype='fp8'"]),
+    ],
+)
+def test_wrong_overrides_are_named(override: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        changed(override)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_required_value_is_named() -> None:
+    """sd15 recipes leave the data to the user."""
+    with pytest.raises(InputError, match=r"data\.path is not set"):
+        load_experiment("sd15-inpo")
+
+
+def test_ties_as_halves_need_a_pairwise_loss() -> None:
+    with pytest.raises(InputError, match=r"data\.ties='half'"):
+        load_experiment("sd15-sft", ["data.path=p.parquet", "data.ties=half"])
+
+
+def test_files_are_read_strictly(tmp_path: Path) -> None:
+    """A missing file, a recipe misspelt, a key given twice, a list at the top, bytes that are no text: each its own sentence."""
+    cases = {"twice.yaml": b"train:\n  steps: 1\n  steps: 2\n", "list.yaml": b"- 1\n", "bytes.yaml": b"\xff\xfe\x00", "broken.yaml": b"a: [1\n"}
+    words = {"twice.yaml": "given twice: steps", "list.yaml": "found list", "bytes.yaml": "not readable", "broken.yaml": "not readable"}
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=words[name]):
+            read_tree(str(tmp_path / name))
+    with pytest.raises(InputError, match="no such file"):
+        read_tree(str(tmp_path / "absent.yaml"))
+    with pytest.raises(InputError, match="did you mean 'sd15-inpo'"):
+        read_tree("sd15-inp")
+    with pytest.raises(InputError, match="is not a recipe"):
+        recipe_text("../config")
+
+
+def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
+    """No code from data: a python tag is refused and not run."""
+    canary = tmp_path / "canary"
+    (tmp_path / "evil.yaml").write_text(f"model: !!python/object/apply:os.system ['touch {canary}']\n")
+    with pytest.raises(InputError):
+        read_tree(str(tmp_path / "evil.yaml"))
+    assert not canary.exists()
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {path: m}\ndata: {path: d.parquet}\nmethod: {name: diffusion-dpo}\n")
+    assert load_experiment(str(tmp_path / "mine.yaml")).method.objective == Dpo(beta=5000.0)
+    assert Experiment.from_tree(BASE).method.name == "inpo"
