@@ -48,8 +48,13 @@ class Condition:
 class Denoiser(Protocol):
     """A network that answers at every time of its schedule. `t` is `[B]`, in the schedule's own unit."""
 
-    schedule: Schedule
-    prediction: Prediction
+    @property
+    def schedule(self) -> Schedule:
+        """The path from data to noise that the network was trained on."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network predicts."""
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's own prediction (ε, v, velocity or x_0), `[B,C,H,W]`, in the dtype of `x_t`."""

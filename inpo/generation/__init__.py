@@ -1,0 +1,20 @@
+"""Prompts to pictures, in memory (`sampling`) or in a folder that can be resumed (`folder`)."""
+
+from inpo.generation.folder import ImageRecord, count_faults, generate, grid, read_records, write_png
+from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, generate_images, generate_latents, initial_latents, shots
+
+__all__ = [
+    "GenerationConfig",
+    "GenerativeModel",
+    "ImageRecord",
+    "Shot",
+    "count_faults",
+    "generate",
+    "generate_images",
+    "generate_latents",
+    "grid",
+    "initial_latents",
+    "read_records",
+    "shots",
+    "write_png",
+]

@@ -1,0 +1,177 @@
+"""Prompts to latents and pictures in memory. Each picture has a seed of its own, made of the prompt's index and the sample's,
+so that two models start from the same noise, whatever the batch size.
+
+Knows models by protocol only; the diffusers schedulers that are not our own sampler are adapted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from inpo.ddim import Guided, sample
+from inpo.errors import InputError, nearest
+from inpo.randomness import seed_for
+from inpo.schedule import Level
+from inpo.types import Condition, Denoiser, Encoder
+
+SCHEDULERS = {"ddim": None, "euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+
+
+class GenerativeModel(Protocol):
+    """What generation asks of a model; `inpo.models.loading.Model` is one."""
+
+    @property
+    def policy(self) -> Denoiser:
+        """The network that is sampled."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Reads prompts, decodes latents."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+
+    @property
+    def scheduler_config(self) -> Mapping[str, object]:
+        """The scheduler_config.json that diffusers' schedulers are built from."""
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one picture's latent."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever the model's pictures may."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How pictures are sampled. `guidance` 1 is the conditional model alone; `batch` pictures at once, without influence on them.
+
+    Raises `InputError` naming the key for a value that cannot be.
+    """
+
+    seed: int = 0
+    samples: int = 1
+    steps: int = 50
+    guidance: float = 7.5
+    scheduler: str = "ddim"
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for key in ("samples", "steps", "batch"):
+            if getattr(self, key) < 1:
+                raise InputError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if not 0 <= self.guidance < float("inf"):
+            raise InputError(f"guidance must be a number from 0 up (1 is none), got {self.guidance}")
+        if self.scheduler not in SCHEDULERS:
+            hint = nearest(self.scheduler, SCHEDULERS)
+            raise InputError(f"scheduler={self.scheduler!r} is not known{hint}; expected one of: {', '.join(SCHEDULERS)}")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to be made: a prompt, its place, and the seed of its initial latent."""
+
+    prompt: str
+    prompt_index: int
+    sample_index: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The file's name, made of numbers alone: prompts are untrusted text."""
+        return f"{self.prompt_index:05d}_{self.sample_index}.png"
+
+
+def shots(prompts: Sequence[str], config: GenerationConfig) -> list[Shot]:
+    """Every (prompt, sample), prompts first. Raises `InputError` where there is no prompt, or one that is no text."""
+    if not prompts:
+        raise InputError("there are no prompts to generate pictures for")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not _encodable(prompt):
+            raise InputError(f"prompt {i} is not text that UTF-8 can hold: {prompt!r}")
+    return [
+        Shot(prompt, i, j, seed_for(config.seed, "generation", i, j)) for i, prompt in enumerate(prompts) for j in range(config.samples)
+    ]
+
+
+def initial_latents(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """x_T ~ N(0, I), fp32 `[B, *shape]` on the CPU: one generator a seed, the numbers that diffusers draws from it too."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@torch.no_grad()
+def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: GenerationConfig) -> Tensor:
+    """x_0 of these pictures in one batch, `[B,C,H,W]` on the model's device."""
+    x_T = initial_latents(model.latent_shape(), [shot.seed for shot in batch]).to(model.device)
+    condition = model.encoder.encode_prompts([shot.prompt for shot in batch])
+    with _evaluating(model.policy):
+        guided = Guided(model.policy, model.encoder.encode_prompts([""]), config.guidance)
+        if config.scheduler == "ddim":
+            return sample(guided, x_T, _nodes(model.policy, config, len(batch)), condition)
+        return _sample_with_diffusers(_diffusers_scheduler(model.scheduler_config, config), guided, x_T, condition)
+
+
+def generate_images(model: GenerativeModel, prompts: Sequence[str], config: GenerationConfig) -> Tensor:
+    """The pictures in memory, uint8 `[prompts · samples, H, W, 3]`; samples of one prompt stand together."""
+    return torch.cat(
+        [model.encoder.decode(generate_latents(model, batch, config)).cpu() for batch in batches(shots(prompts, config), config)]
+    )
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def batches(wanted: Sequence[Shot], config: GenerationConfig) -> Iterator[Sequence[Shot]]:
+    """Cuts the work into calls of `config.batch` pictures."""
+    for start in range(0, len(wanted), config.batch):
+        yield wanted[start : start + config.batch]
+
+
+@contextmanager
+def _evaluating(denoiser: Denoiser) -> Iterator[None]:
+    """Without dropout, and back to how the trainer had it."""
+    if not isinstance(denoiser, nn.Module):
+        yield
+        return
+    training = denoiser.training
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        denoiser.train(training)
+
+
+def _nodes(denoiser: Denoiser, config: GenerationConfig, count: int) -> list[Level]:
+    try:
+        return denoiser.schedule.sampling_nodes(config.steps, count)
+    except (ValueError, IndexError) as error:
+        raise InputError(f"steps={config.steps} does not fit the model's schedule: {error}") from error
+
+
+def _diffusers_scheduler(settings: Mapping[str, object], config: GenerationConfig) -> Any:
+    import diffusers
+
+    scheduler = getattr(diffusers, str(SCHEDULERS[config.scheduler])).from_config(dict(settings))
+    scheduler.set_timesteps(config.steps)
+    return scheduler
+
+
+def _sample_with_diffusers(scheduler: Any, denoiser: Denoiser, x_T: Tensor, condition: Condition) -> Tensor:
+    """Lets one of diffusers' schedulers lead. It holds a state for each call, so one scheduler serves one batch."""
+    x_t: Tensor = x_T * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        prediction = denoiser(scheduler.scale_model_input(x_t, t), t.expand(len(x_t)), condition)
+        x_t = scheduler.step(prediction, t, x_t, return_dict=False)[0]
+    return x_t
