@@ -40,8 +40,8 @@ def component_folder(path: str, name: str, key: str) -> Path:
         folder = _download_component(path, name, key)
     if (folder / "config.json").is_file():
         return folder
-    if (folder / "config.yaml").is_file():
-        folder = _model_of_run(folder, key)
+    if (folder / "config.yaml").is_file() and (folder / "model").is_dir():
+        return component_folder(str(folder / "model"), name, key)
     if (folder / name / "config.json").is_file():
         return folder / name
     raise InputError(f"{key}={path!r} holds neither a config.json nor a {name}/ folder with one{_holds(folder)}")
@@ -119,6 +119,8 @@ def _local_folder(path: str, key: str) -> Path | None:
 def _model_of_run(run: Path, key: str) -> Path:
     if (run / "model" / INDEX).is_file():
         return run / "model"
+    if (run / "model" / "config.json").is_file():
+        raise InputError(f"{key}={str(run)!r} is a run that saved its UNet alone: pass it as model.unet, and its base as model.path")
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     resume = f"; its newest checkpoint is {checkpoints[-1]}, usable as model.unet={checkpoints[-1] / 'policy'}" if checkpoints else ""
     raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish{resume}")
