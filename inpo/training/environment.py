@@ -1,0 +1,74 @@
+"""environment.json: with what, where and by which command a run was made. No secrets: neither the environment's variables nor any token."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("inpo", "torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "numpy", "pillow")
+HIDDEN = "***"
+_SECRET_NAME = re.compile(r"token|secret|passw|credential|api[-_]?key|access[-_]?key|private[-_]?key|auth", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"\b(?:hf_|ghp_|gho_|ghs_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|AIza|ya29\.)[A-Za-z0-9_\-.]{8,}|\b[0-9a-f]{40}\b|\beyJ[\w-]{10,}\.[\w.-]+"
+)
+_LOGIN = re.compile(r"(\w+://)[^/\s@]+@")
+
+
+def environment() -> dict[str, object]:
+    """What this process runs on, ready for JSON."""
+    return {
+        "schema": 1,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": redacted(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(Path(__file__).resolve().parents[2]),
+        "cpu": {"machine": platform.machine(), "threads": torch.get_num_threads()},
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+    }
+
+
+def redacted(arguments: Sequence[str]) -> list[str]:
+    """A command line with everything replaced that is named or shaped like a secret."""
+    shown: list[str] = []
+    expects_secret = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if expects_secret and not argument.startswith("-"):
+            shown.append(HIDDEN)
+        elif equals and _SECRET_NAME.search(name):
+            shown.append(f"{name}={HIDDEN}")
+        else:
+            shown.append(_LOGIN.sub(rf"\1{HIDDEN}@", _SECRET_VALUE.sub(HIDDEN, argument)))
+        expects_secret = argument.startswith("-") and not equals and bool(_SECRET_NAME.search(argument))
+    return shown
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit(root: Path) -> str | None:
+    """The commit of the checkout that the code runs from; None where it was installed some other way."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

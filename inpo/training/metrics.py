@@ -1,0 +1,174 @@
+"""Where a step's numbers go: metrics.jsonl, TensorBoard, a progress bar. And how the work that made them is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol, TextIO
+
+import torch
+from torch import Tensor, nn
+
+Line = Mapping[str, object]
+QUIET_SECONDS = 30.0
+"""Seconds between progress lines where nobody watches a terminal."""
+
+
+class Sink(Protocol):
+    """Gets each line of metrics.jsonl, on the main process only."""
+
+    def write(self, line: Line) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, flushed at once, appended to."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: Line) -> None:
+        """Appends one line."""
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk: a checkpoint must not outlive the lines before it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drops the lines after `step`, and a last line that a killed process left half written."""
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_up_to(line, step)]
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+class TensorBoard:
+    """Every number of a line as a scalar; buckets as `loss/bucket-3`. Loads tensorboard when it is made."""
+
+    def __init__(self, folder: Path, *, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def write(self, line: Line) -> None:
+        """Adds one step."""
+        step = int(str(line["step"]))
+        for name, value in line.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+        self._group("validation/{name}", line.get("validation"), step)
+        buckets = line.get("by_bucket")
+        for k, values in buckets.items() if isinstance(buckets, Mapping) else ():
+            self._group(f"{{name}}/bucket-{k}", values, step)
+
+    def _group(self, tag: str, values: object, step: int) -> None:
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(tag.format(name=name), value, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._writer.close()
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere a line every half minute, and one at the end."""
+
+    def __init__(self, steps: int, *, start: int = 0, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._steps, self._start, self._clock = steps, start, clock
+        self._stream = stream or sys.stderr
+        self._began = self._last = clock()
+        self._bar = self._make_bar() if self._stream.isatty() else None
+
+    def _make_bar(self) -> Callable[[int, str], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        bar = Bar(TextColumn("training"), *columns, console=Console(file=self._stream))
+        task = bar.add_task("", total=self._steps, completed=self._start)
+        bar.start()
+        self._stop = bar.stop
+
+        def update(step: int, text: str) -> None:
+            bar.update(task, completed=step, description=text)
+
+        return update
+
+    def write(self, line: Line) -> None:
+        """Shows one step."""
+        step, text = int(str(line["step"])), _summary(line)
+        if self._bar:
+            self._bar(step, text)
+            return
+        now = self._clock()
+        if now - self._last >= QUIET_SECONDS or step == self._steps:
+            left = (now - self._began) / max(1, step - self._start) * (self._steps - step)
+            print(f"step {step}/{self._steps}  {text}  about {left / 60:.1f} min left", file=self._stream, flush=True)
+            self._last = now
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar:
+            self._stop()
+
+
+def _summary(line: Line) -> str:
+    shown = (("loss", "loss"), ("implicit_accuracy", "accuracy"), ("pairs_per_second", "pairs/s"))
+    return "  ".join(f"{label} {float(str(line[key])):.3g}" for key, label in shown if line.get(key) is not None)
+
+
+class ForwardCounter:
+    """Counts images that went forward through modules: `counter.images` grows by the batch size at every call of one of them."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.images = 0
+        self._hooks = ExitStack()
+        for module in dict.fromkeys(modules):
+            self._hooks.callback(module.register_forward_hook(self._count).remove)
+
+    def _count(self, module: nn.Module, arguments: tuple[object, ...], output: Tensor) -> None:
+        del module, arguments
+        self.images += len(output)
+
+    def close(self) -> None:
+        """Takes the hooks off again."""
+        self._hooks.close()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has held so far: on a GPU what torch allocated there, else resident memory (0 where unknown)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,161 @@
+"""The run folder: what it holds, who may write to it, and where a run continues."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from inpo.errors import InputError
+from inpo.training import checkpoint, snapshot
+from inpo.training.checkpoint import Manifest
+from inpo.training.distributed import on_main
+from inpo.training.environment import environment
+from inpo.training.lock import Lock
+
+LATEST = "latest"
+ENVIRONMENT = "environment.json"
+CONTENTS = (
+    "config.yaml", "metrics.jsonl", "rejected.jsonl", "checkpoints", "model", "samples", "tensorboard", "evaluation", "summary.json",
+    "report.html", ENVIRONMENT,
+)  # fmt: skip
+"""What a run writes, and the only things that `force` deletes. The file that marks a folder as a run's goes last."""
+
+
+@dataclass
+class RunFolder:
+    """A folder that this run owns. `config`: the settings as plain nested values; `resume_from`: a verified checkpoint to continue.
+
+    `data_sha256` identifies the data, whose loader may be opened only after the folder is; set it before training.
+    """
+
+    path: Path
+    config: Mapping[str, object]
+    resume_from: tuple[Path, Manifest] | None = None
+    data_sha256: str = ""
+    _lock: Lock | None = field(default=None, repr=False)
+
+    @property
+    def checkpoints(self) -> Path:
+        """checkpoints/."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config_sha256(self) -> str:
+        """Of the settings that a continuation must share."""
+        return snapshot.config_sha256(self.config)
+
+    def check_same_data(self) -> None:
+        """Raises `InputError` if the checkpoint to continue was made from other pairs."""
+        if self.resume_from and self.resume_from[1].data_sha256 != self.data_sha256:
+            folder, manifest = self.resume_from
+            raise InputError(
+                f"{folder} was trained on other data: data_sha256 is {manifest.data_sha256} there and {self.data_sha256} here; "
+                "point data.path at the same pairs, or start a new run"
+            )
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_run(path: Path, config: Mapping[str, object], *, config_text: str, resume: str | None = None, force: bool = False) -> RunFolder:
+    """Takes a folder for a run, writes config.yaml and environment.json, and finds where to continue.
+
+    `resume`: "latest", or a checkpoint's path. Raises `InputError` if the folder holds another run (unless `resume` or
+    `force`), is held by another process, cannot be written, or if the checkpoint is absent, broken or of other settings.
+    In a distributed run every process must call it; the main one does the work.
+    """
+    locks: list[Lock] = []
+    opening = _Opening(path, config, locks)
+    resume_from = on_main(lambda: opening.run(config_text, resume=resume, force=force))
+    return RunFolder(path, config, resume_from, _lock=locks[0] if locks else None)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    path: Path
+    config: Mapping[str, object]
+    locks: list[Lock]
+
+    def run(self, config_text: str, *, resume: str | None, force: bool) -> tuple[Path, Manifest] | None:
+        if resume == LATEST and not self.path.is_dir():
+            raise InputError(f"{self.path}: there is no run to resume")
+        self._make()
+        self.locks.append(Lock(self.path / "lock.json"))
+        try:
+            self._check_free(resume is not None or force)
+            found = self._resume_point(resume) if resume else None
+            if force and not resume:
+                self._clear()
+            for left in checkpoint.sweep(self.path / "checkpoints"):
+                print(f"removed {left}, which an interrupted save left behind", file=sys.stderr)
+            self._describe(config_text)
+        except BaseException:
+            self.locks.pop().release()
+            raise
+        return found
+
+    def _check_free(self, allowed: bool) -> None:
+        held = [name for name in CONTENTS if (self.path / name).exists()]
+        if held and ENVIRONMENT not in held:
+            raise InputError(f"{self.path} holds {held[0]}, but no run of inpo ({ENVIRONMENT} is missing); choose another folder")
+        if held and not allowed:
+            raise InputError(f"{self.path} holds another run; use --resume latest to continue it, --force to replace it, or another folder")
+
+    def _make(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; a run needs a folder")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error}") from error
+
+    def _clear(self) -> None:
+        for name in CONTENTS:
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def _describe(self, config_text: str) -> None:
+        (self.path / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+        (self.path / "config.yaml").write_text(config_text, encoding="utf-8")
+
+    def _resume_point(self, resume: str) -> tuple[Path, Manifest]:
+        if resume == LATEST:
+            folder, manifest = checkpoint.latest(self.path / "checkpoints")
+        else:
+            folder = Path(resume)
+            manifest = checkpoint.verify(folder)
+        state = snapshot.read_state(folder)
+        theirs = state["config"]
+        if isinstance(theirs, Mapping):
+            snapshot.check_same_config(folder, self.config, theirs)
+        if state.get("torch") != str(torch.__version__):
+            warnings.warn(f"{folder} was made with torch {state.get('torch')}: the run continues, but not bit for bit", stacklevel=2)
+        return folder, manifest

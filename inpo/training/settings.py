@@ -1,0 +1,93 @@
+"""What `train.*` and `optimizer.*` may say. Out-of-range values are refused here, by the name that the user typed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from inpo.errors import InputError, nearest
+
+OPTIMIZERS = ("adamw", "adafactor")
+LR_SCHEDULES = ("constant", "cosine")
+
+
+def _whole(key: str, value: int | None, *, low: int, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise InputError(f"{key}={value!r} must be a whole number of at least {low}{', or null' if optional else ''}")
+
+
+def _real(key: str, value: float, *, low: float, above: bool = False) -> None:
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or value < low or (above and value == low):
+        raise InputError(f"{key}={value!r} must be a finite number {'above' if above else 'of at least'} {low:g}")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{key}={value!r} is not known{nearest(str(value), choices)}; expected {' or '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, and what is kept. Raises `InputError` naming `train.<key>`.
+
+    `pairs_per_step` is what one optimiser step sees whatever the hardware; `micro_batch_pairs` (with gradient) and
+    `inversion_batch_pairs` (without) bound how many of them share one forward pass on a device and change no result.
+    """
+
+    steps: int = 400
+    pairs_per_step: int = 32
+    micro_batch_pairs: int = 4
+    inversion_batch_pairs: int = 16
+    seed: int = 0
+    save_every_steps: int | None = 100
+    """Optimiser steps between checkpoints; None keeps only the last state."""
+    keep: int = 2
+    """How many complete checkpoints stay; the oldest go first."""
+    sample_every_steps: int | None = None
+    average_decay: float | None = None
+    """Decay of the exponential moving average of the weights; None trains without one."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "pairs_per_step", "micro_batch_pairs", "inversion_batch_pairs", "keep"):
+            _whole(f"train.{name}", getattr(self, name), low=1)
+        for name in ("save_every_steps", "sample_every_steps"):
+            _whole(f"train.{name}", getattr(self, name), low=1, optional=True)
+        _whole("train.seed", self.seed, low=0)
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise InputError(f"train.average_decay={self.average_decay!r} must be between 0 and 1, or null for no averaging")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`lr` is the effective learning rate: nothing multiplies it by batch or devices. Raises `InputError` naming `optimizer.<key>`.
+
+    `warmup_steps`: linear, and the first step already moves. `schedule`: after the warm-up. `clip`: global gradient norm; None is off.
+    """
+
+    name: Literal["adamw", "adafactor"] = "adamw"
+    lr: float = 1.024e-5
+    warmup_steps: int = 200
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 1e-2
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.name", self.name, OPTIMIZERS)
+        _one_of("optimizer.schedule", self.schedule, LR_SCHEDULES)
+        _real("optimizer.lr", self.lr, low=0, above=True)
+        _real("optimizer.weight_decay", self.weight_decay, low=0)
+        _whole("optimizer.warmup_steps", self.warmup_steps, low=0)
+        if self.clip is not None:
+            _real("optimizer.clip", self.clip, low=0, above=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about training that is not the model, the data or the method."""
+
+    train: TrainConfig
+    optimizer: OptimizerConfig

@@ -1,0 +1,122 @@
+"""What a checkpoint holds: the policy (saved by the model itself), the optimiser, the averaged weights, and where the run stood."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from inpo.errors import InputError
+from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors
+from inpo.training.subject import Subject
+
+SCHEMA = 1
+STATE, OPTIMIZER, POLICY = "state.json", "optimizer.safetensors", "policy"
+_OPTIMIZER, _AVERAGE = "optimizer/", "average/"
+
+FREE_KEYS = frozenset({
+    "train.save_every_steps", "train.keep", "train.sample_every_steps", "train.micro_batch_pairs", "train.inversion_batch_pairs",
+    "report_to", "output.format",
+})  # fmt: skip
+"""What may change when a run is resumed: it moves no number beyond rounding."""
+
+
+def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings as dotted keys."""
+    rows: dict[str, object] = {}
+    for name, value in config.items():
+        rows |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return rows
+
+
+def binding(config: Mapping[str, object]) -> dict[str, object]:
+    """The settings that a checkpoint and its continuation must share. A constant learning rate does not care how long the run is."""
+    rows = flat(config)
+    free = FREE_KEYS | ({"train.steps"} if rows.get("optimizer.schedule") == "constant" else set())
+    return {key: value for key, value in sorted(rows.items()) if key not in free}
+
+
+def config_sha256(config: Mapping[str, object]) -> str:
+    """Hex digest of the binding settings."""
+    return hashlib.sha256(json.dumps(binding(config), default=str).encode()).hexdigest()
+
+
+def check_same_config(folder: Path, ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
+    """Raises `InputError` with a table of the settings that differ between this run and a checkpoint's."""
+    plain: dict[str, object] = json.loads(json.dumps(binding(ours), default=str))
+    saved = binding(theirs)
+    keys = [key for key in sorted(plain.keys() | saved.keys()) if plain.get(key) != saved.get(key)]
+    if not keys:
+        return
+    width = max(map(len, keys))
+    rows = [f"  {key:<{width}}  checkpoint: {saved.get(key)!r}  this run: {plain.get(key)!r}" for key in keys]
+    raise InputError(f"{folder} was made with other settings; resume with its own, or start a new run:\n" + "\n".join(rows))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What moves during a run and must survive it. `average` is None where the run keeps none."""
+
+    subject: Subject
+    optimizer: torch.optim.Optimizer
+    weights: Weights
+    average: WeightAverage | None
+
+    def write(self, folder: Path, step: int, config: Mapping[str, object]) -> None:
+        """Fills a folder: policy/, optimizer.safetensors, state.json."""
+        (folder / POLICY).mkdir()
+        self.subject.save_policy(folder / POLICY)
+        tensors = {_OPTIMIZER + name: value for name, value in optimizer_tensors(self.optimizer, self.weights).items()}
+        if self.average:
+            tensors |= {_AVERAGE + name: value for name, value in self.average.tensors.items()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
+        state = {"schema": SCHEMA, "step": step, "torch": torch.__version__, "config": config}
+        (folder / STATE).write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
+
+    def read(self, folder: Path) -> None:
+        """Puts a checkpoint's weights, optimiser and average in place. Raises `InputError` naming what is missing."""
+        self.subject.load_policy(folder / POLICY)
+        tensors = _tensors(folder / OPTIMIZER)
+        load_optimizer_tensors(self.optimizer, self.weights, _below(tensors, _OPTIMIZER))
+        if self.average:
+            self.average.load(_below(tensors, _AVERAGE))
+
+    def expected_bytes(self) -> int:
+        """About how large a checkpoint will be: weights, AdamW's two moments (Adafactor's are negligible), average."""
+        copies = 1 + (2 if isinstance(self.optimizer, torch.optim.AdamW) else 0) + (1 if self.average else 0)
+        return copies * sum(parameter.numel() * parameter.element_size() for parameter in self.weights.values())
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: missing; the run cannot continue from weights alone")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from error
+    return tensors
+
+
+def read_state(folder: Path) -> dict[str, object]:
+    """state.json of a checkpoint. Raises `InputError` if it is not there or cannot be read."""
+    path = folder / STATE
+    if not path.is_file():
+        raise InputError(f"{path}: missing; the checkpoint is not complete")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA or not isinstance(state.get("config"), dict):
+        raise InputError(f"{path}: schema {state.get('schema') if isinstance(state, dict) else None!r} cannot be read; expected {SCHEMA}")
+    return state

@@ -1,0 +1,37 @@
+"""The step that the paper describes: what policy and reference predict at the same training points, and the loss of each pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inpo.methods import Method
+from inpo.types import Denoiser, Denoising, NoisedPairs
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`losses`: `[B]`, unreduced, with gradient. `win`, `lose`: what the networks predicted, for metrics and checks."""
+
+    losses: Tensor
+    win: Denoising
+    lose: Denoising | None
+
+
+def preference_step(policy: Denoiser, ref: Denoiser | None, noised: NoisedPairs, method: Method) -> StepResult:
+    """One micro-batch: (x_t, target) were made by the method's noising (InPO: the policy's own trajectory, landing on t).
+
+    `ref` is the policy as loaded at step 0; it is evaluated only if the objective reads it. Losses are (M7), (M8).
+    """
+    x, condition = noised.both()
+    prediction = policy(x.x_t, x.t, condition)
+    reference = None
+    if method.objective.needs.reference:
+        if ref is None:
+            raise ValueError(f"{method.name} compares with a reference, but none was given")
+        with torch.no_grad():
+            reference = ref(x.x_t, x.t, condition)
+    win, lose = noised.split(Denoising(x.target, prediction, reference))
+    return StepResult(method.objective(win, lose, noised.preference), win, lose)

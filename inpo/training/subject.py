@@ -1,0 +1,47 @@
+"""What is trained: the policy, what it is compared with, and how the model saves and loads itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from inpo.errors import InputError
+from inpo.types import Denoiser
+
+POLICY_FILE = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy (a module that is a `Denoiser`), its reference if the method needs one, and the model's own way to disk and back.
+
+    `save_policy(folder)`, `load_policy(folder)`: into and out of an existing folder, without rounding and without pickle;
+    loading is in place. A reference that is no module of its own (an adapter switched off) must ask the policy's module,
+    where its evaluations are counted. `identity_tolerance`: how far the margin u may be from 0 before the first step,
+    where policy and reference are the same network: 1e-4 for eager fp32; other kernels on both sides state their own.
+    """
+
+    policy: nn.Module
+    reference: Denoiser | None
+    save_policy: Callable[[Path], None]
+    load_policy: Callable[[Path], None]
+    identity_tolerance: float = 1e-4
+
+
+def plain_subject(policy: nn.Module, reference: Denoiser | None) -> Subject:
+    """A subject whose policy is saved as one safetensors file of its state."""
+
+    def save(folder: Path) -> None:
+        save_file({name: value.contiguous() for name, value in policy.state_dict().items()}, folder / POLICY_FILE)
+
+    def load(folder: Path) -> None:
+        path = folder / POLICY_FILE
+        if not path.is_file():
+            raise InputError(f"{path}: missing")
+        policy.load_state_dict(load_file(path))
+
+    return Subject(policy, reference, save, load)

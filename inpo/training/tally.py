@@ -1,0 +1,144 @@
+"""What is measured on the pairs of one optimiser step, and its one collective: sums, faults and signals travel together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inpo.objectives import Objective
+from inpo.training.distributed import gather_lists, gather_rows
+from inpo.training.step import StepResult
+from inpo.types import Noised, NoisedPairs, PairBatch
+
+BUCKETS = 10
+"""Tenths of the path from data to noise. For the paper's N = 10 a pair's tenth is its number of inversion steps, k(t)."""
+
+COLUMNS = (
+    "loss", "implicit_accuracy", "margin", "win_error", "lose_error", "ref_win_error", "ref_lose_error", "tau_rms_win", "tau_rms_lose",
+)  # fmt: skip
+CHECKED = ("clean latent", "noised latent", "target", "policy's prediction", "reference's prediction", "loss")
+"""In the order of cause and effect: the first that is not finite is the one to look at."""
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """One row per pair of this process. `values`: fp64 `[n, COLUMNS]` (NaN: there is no such value); `bad`: bool `[n, CHECKED]`."""
+
+    values: Tensor
+    bad: Tensor
+
+    @staticmethod
+    def cat(parts: list[PairRows]) -> PairRows:
+        """All parts, on the CPU: where the device is a GPU, this is the step's one wait for it."""
+        both = torch.cat([torch.cat([part.values, part.bad.to(part.values.dtype)], dim=1) for part in parts]).cpu()
+        return PairRows(both[:, : len(COLUMNS)].double(), both[:, len(COLUMNS) :] > 0)
+
+
+@torch.no_grad()
+def measure(pairs: PairBatch, noised: NoisedPairs, result: StepResult, objective: Objective) -> PairRows:
+    """Statistics and finiteness of each pair of a micro-batch, without waiting for the device."""
+    win, lose = result.win, result.lose
+    absent = torch.full_like(result.losses.detach(), math.nan)
+    u = objective.margin(win, lose)
+    values = {
+        "loss": result.losses.detach(),
+        "implicit_accuracy": absent if u is None else (u > 0) + 0.5 * (u == 0),
+        "margin": absent if u is None else u,
+        "win_error": win.error,
+        "lose_error": absent if lose is None else lose.error,
+        "ref_win_error": absent if win.reference is None else win.ref_error,
+        "ref_lose_error": absent if lose is None or lose.reference is None else lose.ref_error,
+        # Mean squares until the step is averaged: the root of a mean is what an rms over pairs is.
+        "tau_rms_win": _mean_square(noised.win.tau),
+        "tau_rms_lose": absent if noised.lose is None else _mean_square(noised.lose.tau),
+    }
+    return PairRows(torch.stack([values[name].to(absent) for name in COLUMNS], dim=1), _not_finite(pairs, noised, result))
+
+
+def _mean_square(tau: Tensor) -> Tensor:
+    return tau.square().mean(dim=(1, 2, 3))
+
+
+def _not_finite(pairs: PairBatch, noised: NoisedPairs, result: StepResult) -> Tensor:
+    sides: list[tuple[Tensor, Noised, Tensor, Tensor | None]] = [(pairs.win, noised.win, result.win.prediction, result.win.reference)]
+    if noised.lose is not None and result.lose is not None:
+        sides.append((pairs.lose, noised.lose, result.lose.prediction, result.lose.reference))
+    columns = [
+        torch.stack([_bad(clean), _bad(point.x_t), _bad(point.target), _bad(prediction), _bad(prediction if ref is None else ref)], dim=1)
+        for clean, point, prediction, ref in sides
+    ]
+    return torch.cat([torch.stack(columns).any(0), _bad(result.losses)[:, None]], dim=1)
+
+
+def _bad(values: Tensor) -> Tensor:
+    return ~values.detach().isfinite().flatten(1).all(1) if values.dim() > 1 else ~values.detach().isfinite()
+
+
+@dataclass(frozen=True)
+class Local:
+    """One process's share of a step: its rows, their times and ids, and what the process itself has to say."""
+
+    rows: PairRows
+    times: Tensor
+    buckets: Tensor
+    ids: tuple[str, ...]
+    grad_norm: float
+    forwards: int
+    signal: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`; `signal`: 0 or the signal that any process got."""
+
+    sums: Tensor
+    bad_pairs: int
+    grad_norm: float
+    largest_margin: float
+    forwards: int
+    signal: int
+    peak_memory_bytes: int
+
+
+def gather(local: Local, device: torch.device) -> Summary:
+    """The one metrics collective of an optimiser step."""
+    member = torch.nn.functional.one_hot(local.buckets - 1, BUCKETS).double()
+    # A product and not a scattered addition: on a GPU the latter has no fixed order.
+    sums = torch.stack([(member * column[:, None]).sum(0) for column in local.rows.values.T], dim=1)
+    margins = local.rows.values[:, COLUMNS.index("margin")].abs()
+    own = [local.rows.bad.any(1).sum().item(), local.grad_norm, margins.max().item(), local.forwards, local.signal, local.peak_memory_bytes]
+    everybody = gather_rows(torch.cat([sums.flatten(), torch.tensor(own, dtype=torch.float64)]), device)
+    bad, norm, margin, forwards, signal, memory = everybody[:, sums.numel() :].T
+    return Summary(
+        sums=everybody[:, : sums.numel()].sum(0).view_as(sums),
+        bad_pairs=int(bad.sum()),
+        grad_norm=float(norm[0]) if bool(norm.isfinite().all()) else math.nan,
+        largest_margin=float(margin.max()),
+        forwards=int(forwards.sum()),
+        signal=int(signal.max()),
+        peak_memory_bytes=int(memory.max()),
+    )
+
+
+def first_not_finite(local: Local) -> tuple[str, list[tuple[str, float]]]:
+    """Which tensor went wrong first, and the (id, t) of its pairs on all processes. A collective: call it on all or none."""
+    found = [
+        (int(row.int().argmax()), pair, float(t))
+        for row, pair, t in zip(local.rows.bad, local.ids, local.times.tolist(), strict=True)
+        if bool(row.any())
+    ]
+    everywhere = gather_lists(found)
+    first = min(stage for stage, _, _ in everywhere)
+    return CHECKED[first], [(pair, t) for stage, pair, t in everywhere if stage == first]
+
+
+def means(sums: Tensor, count: int) -> dict[str, float | None]:
+    """Averages over `count` pairs by name, None where the method has no such value. `sums`: `[COLUMNS]`."""
+    values = dict(zip(COLUMNS, (sums / count).tolist(), strict=True))
+    for name in ("tau_rms_win", "tau_rms_lose"):
+        values[name] = math.sqrt(values[name])
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
