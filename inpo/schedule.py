@@ -70,7 +70,7 @@ def _shared_bucket(k: Tensor) -> int:
 
 @dataclass(frozen=True)
 class VPSchedule:
-    """Variance preserving: α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) from a table ᾱ of T entries (fp64 `[T]`).
+    """Variance preserving (M1): α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) from a table ᾱ of T entries (fp64 `[T]`).
 
     `final_alpha_cumprod` is ᾱ of the *sampler's* last node (1, or ᾱ_0 as `set_alpha_to_one: false` says); `spacing` and
     `steps_offset` place its nodes as diffusers' DDIMScheduler does. None of the three touches training or inversion.
@@ -142,7 +142,7 @@ class VPSchedule:
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    """Rectified flow: α_t = 1 − t, σ_t = t, t ∈ (0, 1]; networks are shown 1000 t. `shift` bends the sampler's grid (SD3: 3)."""
+    """Rectified flow (M1): α_t = 1 − t, σ_t = t, t ∈ (0, 1]; networks are shown 1000 t. `shift` bends the sampler's grid (SD3: 3)."""
 
     shift: float = 1.0
     dtype: torch.dtype = torch.float32

@@ -1,4 +1,4 @@
-"""Our schedules and our one step against diffusers' schedulers, step by step (METHOD §6.2)."""
+"""Our schedules and our one step against diffusers' schedulers, step by step (docs/method.md §6.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Theorems of the one step and of inversion (METHOD §6.1, 6.3, 6.4)."""
+"""Theorems of the one step and of inversion (docs/method.md §6.1, 6.3, 6.4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def some(count: int = 3, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_conversions_are_inverses(kind: Prediction) -> None:
-    """The target made from (x_0, ε) converts back to (x_0, ε) at x_t = α x_0 + σ ε (METHOD §2), to 1e-12 in fp64."""
+    """The target made from (x_0, ε) converts back to (x_0, ε) at x_t = α x_0 + σ ε (docs/method.md §2), to 1e-12 in fp64."""
     schedule: Schedule = flow_schedule() if kind == "flow" else sd_schedule()
     level = schedule.at(T.double() / 1000 if kind == "flow" else T)
     x_0, eps = some(seed=1), some(seed=2)
@@ -69,7 +69,7 @@ def test_flow_transfer_is_the_euler_step() -> None:
 @pytest.mark.parametrize(("schedule", "t"), [(sd_schedule(), T), (flow_schedule(), T.double() / 1000)], ids=["vp", "flow"])
 @pytest.mark.parametrize("solver", [Solver(), Solver(order=2), Solver(corrector_steps=2)], ids=str)
 def test_a_constant_network_lands_exactly_on_t(schedule: Schedule, t: torch.Tensor, solver: Solver) -> None:
-    """METHOD §6.3: constant ε ⇒ x_t = α_t x_0 + σ_t ε to 1e-12 and τ = ε, for every solver; for flow u = ε − x_0 is constant."""
+    """docs/method.md §6.3: constant ε ⇒ x_t = α_t x_0 + σ_t ε to 1e-12 and τ = ε, for every solver; for flow u = ε − x_0 is constant."""
     for i in range(len(t)):
         one, x_0, eps = t[i : i + 1], some(1, seed=i), some(1, seed=9)
         flow = isinstance(schedule, type(flow_schedule()))
@@ -118,7 +118,7 @@ def test_euler_inversion_converges_to_the_closed_form_with_its_order() -> None:
 
 
 def test_euler_inversion_converges_on_a_mixture() -> None:
-    """A mixture has no closed trajectory: the truth is 2000 corrected steps. Order within [0.5, 1.1] (METHOD §6.3)."""
+    """A mixture has no closed trajectory: the truth is 2000 corrected steps. Order within [0.5, 1.1] (docs/method.md §6.3)."""
     denoiser = mixture(fine_schedule())
     x_0 = denoiser.sample(64, torch.Generator().manual_seed(0))
     nodes = path(denoiser.schedule, torch.full((64,), 60_700), 1000)

@@ -1,4 +1,4 @@
-"""Every objective against numbers worked out by hand, with its signs and limits (METHOD §6.5–6.7)."""
+"""Every objective against numbers worked out by hand, with its signs and limits (docs/method.md §6.5–6.7)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_errors_of_half_precision_predictions_are_taken_in_fp32() -> None:
 @pytest.mark.parametrize("beta", [1.0, 2000.0, 5000.0])
 @pytest.mark.parametrize("preference", [1.0, 0.5])
 def test_identical_policy_and_reference_cost_log_two(beta: float, preference: float) -> None:
-    """u = 0 for every pair, so the loss is log 2 for every β and every label: the declared value (METHOD §6.5)."""
+    """u = 0 for every pair, so the loss is log 2 for every β and every label: the declared value (docs/method.md §6.5)."""
     same = [Denoising(s.target, s.prediction, s.prediction) for s in (random_side(3, 1), random_side(3, 2))]
     dpo = Dpo(beta)
     assert dpo.at_zero_margin == math.log(2)
@@ -68,7 +68,7 @@ def test_identical_policy_and_reference_cost_log_two(beta: float, preference: fl
 
 
 def test_swapping_the_sides_flips_the_margin() -> None:
-    """u(w, l) = −u(l, w), and with it the loss of one is the tie-swapped loss of the other (METHOD §6.6)."""
+    """u(w, l) = −u(l, w), and with it the loss of one is the tie-swapped loss of the other (docs/method.md §6.6)."""
     win, lose, dpo = random_side(5, 1), random_side(5, 2), Dpo(beta=3.0)
     assert_close(dpo.margin(win, lose), -dpo.margin(lose, win))
     assert_close(dpo(win, lose, torch.ones(5, dtype=F64)), dpo(lose, win, torch.zeros(5, dtype=F64)))
@@ -100,7 +100,7 @@ def test_sft_is_the_winners_error_alone() -> None:
 
 @pytest.mark.parametrize("objective", [Dpo(beta=10.0), Sft()], ids=str)
 def test_a_batch_of_eight_is_eight_batches_of_one(objective: Objective) -> None:
-    """Unreduced and per example (METHOD §6.7)."""
+    """Unreduced and per example (docs/method.md §6.7)."""
     win, lose, preference = random_side(8, 3), random_side(8, 4), torch.linspace(0.5, 1, 8, dtype=F64)
     ones: list[Tensor] = [objective(win[i : i + 1], lose[i : i + 1], preference[i : i + 1]) for i in range(8)]
     assert_close(objective(win, lose, preference), torch.cat(ones))
