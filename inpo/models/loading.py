@@ -103,12 +103,17 @@ class Model:
         self.save_unet(folder)
 
     def load_policy(self, folder: Path) -> None:
-        """Puts weights of `save_policy` into the policy in place. Raises `InputError` where they are not this network's."""
+        """Puts weights of `save_policy` into the policy, in place. Raises `InputError` where they are not this network's."""
         weights_variant(folder, _DIFFUSERS_STEM)
-        try:
-            self.policy.unet.load_state_dict(read_weights(folder), strict=True)
-        except RuntimeError as error:
-            raise InputError(f"{folder} holds the weights of another network than {self.source / 'unet'}: {error}") from error
+        weights, own = read_weights(folder), self.policy.unet.state_dict()
+        shapes, own_shapes = ({(name, tuple(tensor.shape)) for name, tensor in each.items()} for each in (weights, own))
+        # Compared first: torch copies every tensor that fits before it complains about the ones that do not.
+        if different := sorted(shapes ^ own_shapes):
+            name, shape = different[0]
+            raise InputError(
+                f"{folder} holds another network than {self.source / 'unet'}: they differ in {len(different)} weights, first {name} {shape}"
+            )
+        self.policy.unet.load_state_dict(weights)
 
 
 def load(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
@@ -207,7 +212,7 @@ def _load_module(part: str, folder: Path) -> nn.Module:
                 folder, use_safetensors=True, variant=variant, local_files_only=True, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{folder} cannot be loaded as a {COMPONENTS[part]}: {error}") from error
+        raise InputError(f"{folder} cannot be loaded as a {COMPONENTS[part]}: {_in_one_line(error)}") from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise InputError(
@@ -245,4 +250,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return cast("PreTrainedTokenizerBase", CLIPTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} cannot be loaded as a CLIPTokenizer: {error}") from error
+        raise InputError(f"{folder} cannot be loaded as a CLIPTokenizer: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

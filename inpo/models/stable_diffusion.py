@@ -89,9 +89,7 @@ class StableDiffusionEncoder:
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The text encoder's last hidden state, `[B, tokens, features]`; tokens past the model's length are cut off."""
         ids = self.tokenizer(list(prompts), padding="max_length", max_length=self._tokens, truncation=True, return_tensors="pt")
-        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = ids.attention_mask.to(self.device) if masked else None
-        return Condition({PROMPT: self.text_encoder(ids.input_ids.to(self.device), attention_mask=mask)[0]})
+        return Condition({PROMPT: self.text_encoder(ids.input_ids.to(self.device))[0]})
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""How large a model is, from its configuration alone: no weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from inpo.models.config import ModelConfig
+from inpo.models.folders import component_folder, pipeline_folder, read_json
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Parameters of the UNet, and of the frozen VAE and text encoder together; the UNet's own picture side in latents, and scale."""
+
+    unet: int
+    frozen: int
+    latent_side: int
+    latent_channels: int
+    pixels_per_latent: int
+
+
+def model_sizes(config: ModelConfig) -> ModelSizes:
+    """Builds the networks on the meta device and counts. Raises `InputError` where the folder is no pipeline."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = pipeline_folder(config.path)
+    unet_folder = component_folder(config.unet, "unet", "model.unet") if config.unet else folder / "unet"
+    vae_folder = component_folder(config.vae, "vae", "model.vae") if config.vae else folder / "vae"
+    unet_config, vae_config = read_json(unet_folder / "config.json"), read_json(vae_folder / "config.json")
+    text_config = read_json(folder / "text_encoder" / "config.json")
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
+        text = CLIPTextModel(CLIPTextConfig.from_dict(dict(text_config)))
+    side = unet.config.sample_size
+    return ModelSizes(
+        unet=_count(unet),
+        frozen=_count(vae) + _count(text),
+        latent_side=side if isinstance(side, int) else side[0],
+        latent_channels=unet.config.in_channels,
+        pixels_per_latent=1 << (len(vae.config.block_out_channels) - 1),
+    )
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
