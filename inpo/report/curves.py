@@ -1,0 +1,113 @@
+"""Training curves from metrics.jsonl: by step, and by the number of inversion steps k."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from inpo.report.charts import Chart, Level, Series, line_chart
+from inpo.report.files import RunFolder, Training
+from inpo.report.results import method_colours
+from inpo.report.wording import display_name
+
+Line = Mapping[str, object]
+Points = tuple[Sequence[float], Sequence[float]]
+
+LAST_SHARE = 0.25
+"""The part of the run, at its end, over which values by bucket are averaged: a single step has few pairs in each."""
+
+_AS_REFERENCE = "as the reference"
+LN2, HALF, ZERO = (math.log(2), f"ln 2: {_AS_REFERENCE}"), (0.5, "½: a coin"), (0.0, f"0: {_AS_REFERENCE}")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart to be drawn: keys of metrics.jsonl (or "a − b"), the first solid and the second dashed."""
+
+    title: str
+    keys: tuple[str, ...]
+    note: str = ""
+    reference: Level | None = None
+
+
+BY_STEP = (
+    Panel("Loss", ("loss",), reference=LN2),
+    Panel("Implicit accuracy", ("implicit_accuracy",), "share of pairs that the implicit reward orders as labelled", HALF),
+    Panel("Implicit-reward margin", ("margin",), "mean u, equation (M8)", ZERO),
+    Panel(
+        "Error against the reference",
+        ("win_error − ref_win_error", "lose_error − ref_lose_error"),
+        "winners solid, losers dashed; below 0 is denoised better than by the reference",
+        ZERO,
+    ),
+    Panel("Winner’s and loser’s error", ("win_error", "lose_error"), "winners solid, losers dashed"),
+    Panel("Spread of the noise", ("tau_rms_win", "tau_rms_lose"), "rms of τ, 1 for forward noise; winners solid, losers dashed"),
+    Panel("Gradient norm", ("grad_norm",), "before clipping"),
+    Panel("Learning rate", ("lr",)),
+    Panel("Pairs per second", ("pairs_per_second",)),
+)
+"""The first six are shown, the rest behind a click."""
+
+BY_BUCKET = (
+    Panel("Implicit accuracy", ("implicit_accuracy",), reference=HALF),
+    Panel("Implicit-reward margin", ("margin",), reference=ZERO),
+    Panel("Loss", ("loss",), reference=LN2),
+    Panel("Error", ("win_error", "lose_error"), "winners solid, losers dashed"),
+    Panel("Spread of the noise", ("tau_rms_win", "tau_rms_lose"), "rms of τ; winners solid, losers dashed"),
+)
+
+
+def step_charts(run: RunFolder) -> tuple[Chart, ...]:
+    """What changed from step to step."""
+    charts = (line_chart(panel.title, _series(run, panel, _steps), note=panel.note, reference=panel.reference) for panel in BY_STEP)
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def bucket_charts(run: RunFolder) -> tuple[Chart, ...]:
+    """The same by the number of evaluations k that an inversion took (more noise to the right)."""
+    axis = "inversion steps k"
+    charts = (
+        line_chart(panel.title, _series(run, panel, _buckets), note=panel.note, x_label=axis, reference=panel.reference, smooth=False)
+        for panel in BY_BUCKET
+    )
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def _series(run: RunFolder, panel: Panel, points: Callable[[Training, str], Points]) -> list[Series]:
+    colours, series = method_colours(run), []
+    for training in run.trainings:
+        for place, key in enumerate(panel.keys):
+            name = display_name(training.name)
+            x, y = points(training, key)
+            series.append(Series(f"{name}, {key}" if len(panel.keys) > 1 else name, colours[training.name], x, y, dashed=place > 0))
+    return series
+
+
+def _steps(training: Training, key: str) -> Points:
+    return [_number(line["step"]) for line in training.metrics], [_value(line, key) for line in training.metrics]
+
+
+def _buckets(training: Training, key: str) -> Points:
+    """Mean by bucket over the end of the run."""
+    last = training.metrics[-math.ceil(LAST_SHARE * len(training.metrics)) :] if training.metrics else ()
+    found: dict[int, list[float]] = {}
+    for line in last:
+        buckets = line.get("by_bucket")
+        for name, values in buckets.items() if isinstance(buckets, Mapping) else ():
+            value = _value(values, key) if isinstance(values, Mapping) else math.nan
+            if str(name).isdecimal() and math.isfinite(value):
+                found.setdefault(int(name), []).append(value)
+    ordered = sorted(found)
+    return [float(bucket) for bucket in ordered], [float(np.mean(found[bucket])) for bucket in ordered]
+
+
+def _value(line: Line, key: str) -> float:
+    first, _, second = key.partition(" − ")
+    return _number(line.get(first)) - (_number(line.get(second)) if second else 0.0)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
