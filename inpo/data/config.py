@@ -1,0 +1,77 @@
+"""The settings under `data.`, checked at the entrance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from inpo.errors import InputError, nearest
+
+Ties = Literal["drop", "half", "error"]
+Verify = Literal["full", "headers"]
+Crop = Literal["center", "random"]
+LatentChoice = Literal["mean", "sample"]
+
+RESOLUTION_MULTIPLE = 8
+"""VAEs of the supported families make pictures up to 8 times smaller."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pairs are trained on and how their pictures reach the network.
+
+    path: a Parquet file, a folder or a glob of them, or the name of a built-in source ("world:pairs").
+    ties: a label of ½ leaves the pair out, keeps it with P(w ≻ l) = ½, or is an error.
+    verify: decode every picture before training, or read headers only; then a damaged body stops the run when it is met.
+    max_rejected_fraction: the share of rows that may be broken before the run refuses to start.
+    resolution: side of the square shown to the VAE, in pixels; None takes the model's own.
+    flip: mirror each pair, both sides alike, with probability ½. Off by default: captions say "left" and "right".
+    crop: the centre, or a place drawn anew for each pair and epoch (latents are then not kept between epochs).
+    latents: the posterior's mean, or a sample of it drawn anew at every position.
+    prompt_dropout: probability of replacing the prompt by the empty one, for w and l alike.
+    validation_fraction: share of pairs held out of training, chosen by a hash of the pair's id.
+    """
+
+    path: str
+    ties: Ties = "drop"
+    verify: Verify = "full"
+    max_rejected_fraction: float = 0.1
+    resolution: int | None = None
+    flip: bool = False
+    crop: Crop = "center"
+    latents: LatentChoice = "mean"
+    prompt_dropout: float = 0.0
+    validation_fraction: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path.strip():
+            raise _refusal("path", self.path, "a Parquet file, a folder or a glob of them")
+        for key, kind in (("ties", Ties), ("verify", Verify), ("crop", Crop), ("latents", LatentChoice)):
+            _check_choice(key, getattr(self, key), get_args(kind))
+        _check_number("max_rejected_fraction", self.max_rejected_fraction, upper=1.0)
+        _check_number("prompt_dropout", self.prompt_dropout, upper=1.0)
+        _check_number("validation_fraction", self.validation_fraction, upper=0.5)
+        if not isinstance(self.flip, bool):
+            raise _refusal("flip", self.flip, "true or false")
+        _check_resolution(self.resolution)
+
+
+def _refusal(key: str, value: object, allowed: str) -> InputError:
+    return InputError(f"data.{key}={value!r} is not allowed: it must be {allowed}")
+
+
+def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"data.{key}={value!r} is not allowed: it must be one of {', '.join(choices)}{nearest(str(value), choices)}")
+
+
+def _check_number(key: str, value: object, *, upper: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= upper:
+        raise _refusal(key, value, f"a number from 0 to {upper:g}")
+
+
+def _check_resolution(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < RESOLUTION_MULTIPLE or value % RESOLUTION_MULTIPLE:
+        raise _refusal("resolution", value, f"a positive multiple of {RESOLUTION_MULTIPLE} pixels, or null for the model's own")
