@@ -1,1 +1,82 @@
-"""Preference alignment for text-to-image diffusion models: DDIM-InPO and the methods it stands among."""
+"""Preference alignment for text-to-image diffusion models: DDIM-InPO and the methods it stands among.
+
+`import inpo` costs torch and no more: everything below is imported when it is first used.
+
+    import inpo
+
+    experiment = inpo.recipe("sd15-inpo", ["data.path=pairs.parquet"])
+    inpo.train(experiment, Path("runs/mine"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import torch  # noqa: F401  # what every use needs; see the docstring
+
+if TYPE_CHECKING:
+    from inpo import demo, methods, report
+    from inpo.compose import evaluate, load, open_pairs, train
+    from inpo.config import Experiment
+    from inpo.config import load_experiment as recipe
+    from inpo.ddim import invert, sample, transfer
+    from inpo.evaluation.winrate import win_rate
+    from inpo.generation import GenerationConfig, generate
+    from inpo.noising import Forward, Inversion
+    from inpo.schedule import Schedule
+
+__version__ = "0.1.0"
+
+_MODULES = ("demo", "methods", "report")
+_NAMES = {
+    "evaluate": "inpo.compose",
+    "load": "inpo.compose",
+    "open_pairs": "inpo.compose",
+    "train": "inpo.compose",
+    "Experiment": "inpo.config",
+    "recipe": "inpo.config:load_experiment",
+    "invert": "inpo.ddim",
+    "sample": "inpo.ddim",
+    "transfer": "inpo.ddim",
+    "win_rate": "inpo.evaluation.winrate",
+    "GenerationConfig": "inpo.generation",
+    "generate": "inpo.generation",
+    "Forward": "inpo.noising",
+    "Inversion": "inpo.noising",
+    "Schedule": "inpo.schedule",
+}
+
+__all__ = [
+    "Experiment",
+    "Forward",
+    "GenerationConfig",
+    "Inversion",
+    "Schedule",
+    "demo",
+    "evaluate",
+    "generate",
+    "invert",
+    "load",
+    "methods",
+    "open_pairs",
+    "recipe",
+    "report",
+    "sample",
+    "train",
+    "transfer",
+    "win_rate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"inpo.{name}")
+    if name not in _NAMES:
+        raise AttributeError(f"module 'inpo' has no attribute {name!r}")
+    module, _, attribute = _NAMES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,4 +1,4 @@
-"""One step and what it is made of: `transfer` is the DDIM sampler, DDIM inversion and the flow's Euler step (METHOD M2–M6).
+"""One step and what it is made of: `transfer` is the DDIM sampler, DDIM inversion and the flow's Euler step (docs/method.md §2, §3).
 
 Every function is per example: levels are `[B]`, so that each pair has its own time and its own grid. The algebra runs in
 the dtype of the latents, fp32 or wider; only the network decides its own precision.
@@ -18,7 +18,7 @@ from inpo.types import Condition, Denoiser
 
 
 def to_x_0_and_eps(kind: Prediction, x_t: Tensor, prediction: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """(x̂_0, ε̂) that a network's prediction stands for at `level` (DDIM, arXiv:2010.02502; v: arXiv:2202.00512, App. D).
+    """(x̂_0, ε̂) that a network's prediction stands for at `level` (M3; DDIM, arXiv:2010.02502; v: arXiv:2202.00512, App. D).
 
     ε-prediction divides by α, so a level with α = 0 (zero terminal SNR) is `ValueError`; x_0-prediction divides by σ
     and is `ValueError` at the clean node. v and velocity never divide.
@@ -101,7 +101,7 @@ def ask(denoiser: Denoiser, x: Tensor, level: Level, condition: Condition) -> Te
 
 
 def sample(denoiser: Denoiser, x_t: Tensor, nodes: Sequence[Level], condition: Condition) -> Tensor:
-    """Deterministic sampling from nodes[0] down to nodes[-1]; `x_t`: `[B,C,H,W]`, one network evaluation a step."""
+    """Deterministic sampling from nodes[0] down to nodes[-1] by (M2); `x_t`: `[B,C,H,W]`, one network evaluation a step."""
     for r, s in pairwise(nodes):
         x_t = transfer(denoiser.prediction, x_t, ask(denoiser, x_t, r, condition), r, s)
     return x_t
@@ -158,6 +158,10 @@ class Solver:
     def plain(self) -> bool:
         """Whether this is Euler, which alone can be combined with churn."""
         return self.order == 1 and self.corrector_steps == 0
+
+    def evaluations(self, k: Tensor) -> Tensor:
+        """How often a walk of `k` steps asks the network."""
+        return k + 1 if self.order == 2 else k * (1 + self.corrector_steps)
 
     def require(self, nodes: Sequence[Level], *, stochastic: bool) -> None:
         """Raises `ValueError` where a higher order meets noise, or an α of 0 at which ς is infinite."""

@@ -17,7 +17,7 @@ from inpo import ddim
 from inpo.ddim import Churn, ChurnRule, Solver
 from inpo.randomness import PairNoise
 from inpo.release import ReleaseGrid
-from inpo.schedule import Level
+from inpo.schedule import Level, Schedule
 from inpo.types import Condition, Denoiser, Noised, NoisedPairs, PairBatch
 
 Inverter = Literal["policy", "reference"]
@@ -28,6 +28,9 @@ class Noising(Protocol):
 
     @property
     def inverter(self) -> Inverter | None: ...
+
+    def mean_evaluations(self, schedule: Schedule) -> float:
+        """Network evaluations per image, averaged over the law of t."""
 
     def __call__(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
@@ -44,6 +47,11 @@ class Forward:
 
     shared_noise: bool = True
     inverter: ClassVar[Inverter | None] = None
+
+    def mean_evaluations(self, schedule: Schedule) -> float:
+        """None: noise is drawn, not found."""
+        del schedule
+        return 0.0
 
     def __call__(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
@@ -100,7 +108,7 @@ class Inversion:
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
     ) -> NoisedPairs:
         """See `Noising`. Pairs are inverted in groups of equal k, `batch_pairs` at most in each, and returned in their order."""
-        k = self.evaluations(denoiser, t)
+        k = self.bucket(denoiser.schedule, t)
         groups = list(_equal_groups(k, batch_pairs))
         done = [self._invert_pairs(denoiser, pairs[rows], t[rows], noise[rows], lose=lose) for rows in groups]
         order = torch.argsort(torch.tensor([row for rows in groups for row in rows]))
@@ -108,11 +116,16 @@ class Inversion:
         loser = _gather([loser for _, loser in done if loser is not None], order) if lose else None
         return NoisedPairs(win, loser, pairs.condition, pairs.preference)
 
-    def evaluations(self, denoiser: Denoiser, t: Tensor) -> Tensor:
-        """k(t), `[B]`: Euler steps from the clean node to t, which is also the pair's bucket."""
+    def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """k(t), `[B]`: steps from the clean node to t."""
         if self.compat:
-            return ReleaseGrid.of(denoiser.schedule, self.inversion_steps).count(t)
-        return denoiser.schedule.bucket(t, self.inversion_steps)
+            return ReleaseGrid.of(schedule, self.inversion_steps).count(t)
+        return schedule.bucket(t, self.inversion_steps)
+
+    def mean_evaluations(self, schedule: Schedule) -> float:
+        """E over t of what the solver asks in k(t) steps: (N+1)/2 for Euler."""
+        t = schedule.draw(torch.arange(1000, dtype=torch.float64) / 1000)
+        return float(self.solver.evaluations(self.bucket(schedule, t)).double().mean())
 
     def _invert_pairs(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool

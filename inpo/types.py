@@ -7,7 +7,7 @@ C×H×W latents. A *pair* is a type and not a layout: that winners are stacked b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -185,9 +185,14 @@ class PairSource(Protocol):
     `fingerprint` (hex) changes whenever any pair does; `block` is how many neighbouring pairs are cheap to read together.
     """
 
-    size: int | None
-    block: int
-    fingerprint: str
+    @property
+    def size(self) -> int | None: ...
+
+    @property
+    def block(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __getitem__(self, index: int) -> PairRecord:
         """The pair at `index`, from 0. Pure: the same index gives the same record in every process."""
@@ -227,8 +232,11 @@ class PairLoader(Protocol):
 class Scorer(Protocol):
     """A reward model. `spec` holds everything that changes its numbers, for the results file."""
 
-    name: str
-    spec: Mapping[str, object] = field(default_factory=dict)
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> Mapping[str, object]: ...
 
     def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """fp32 `[B]`, higher is better; `images` are uint8 `[H,W,3]`."""

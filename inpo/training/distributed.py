@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -10,7 +11,22 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from inpo.errors import InputError
+
 T = TypeVar("T")
+
+
+def processes() -> PartialState:
+    """accelerate's view of the process group, joined on the first call.
+
+    Raises `InputError` where a launcher started several processes that do not find one another: each would train alone.
+    """
+    # Without being told so, accelerate forms no group on a machine that has CPUs only.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != started:
+        raise InputError(f"the launcher started {started} processes, but accelerate sees {state.num_processes}; use `accelerate launch`")
+    return state
 
 
 def on_main(action: Callable[[], T]) -> T:
@@ -18,7 +34,7 @@ def on_main(action: Callable[[], T]) -> T:
 
     A collective where there are several processes: all of them must come here. What is returned must be picklable.
     """
-    state = PartialState()
+    state = processes()
     if state.num_processes == 1:
         return action()
     outcome: list[object] = [None, None]
@@ -35,14 +51,25 @@ def on_main(action: Callable[[], T]) -> T:
 
 def gather_rows(vector: Tensor, device: torch.device) -> Tensor:
     """One vector from every process, fp64 `[processes, n]`, on the CPU. One collective."""
-    if PartialState().num_processes == 1:
+    count = processes().num_processes
+    if count == 1:
         return vector.double()[None]
     local = vector.double().to(device)
-    rows = [torch.empty_like(local) for _ in range(PartialState().num_processes)]
+    rows = [torch.empty_like(local) for _ in range(count)]
     torch.distributed.all_gather(rows, local)
     return torch.stack(rows).cpu()
 
 
 def gather_lists(items: list[T]) -> list[T]:
     """Every process's items, in the order of ranks. A collective for the path of faults only."""
-    return items if PartialState().num_processes == 1 else gather_object(items)
+    return items if processes().num_processes == 1 else cast(list[T], gather_object(items))
+
+
+def device() -> torch.device:
+    """Where this process computes."""
+    return cast(torch.device, PartialState().device)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return cast(bool, PartialState().is_main_process)

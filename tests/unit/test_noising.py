@@ -1,4 +1,4 @@
-"""Noising: where training points come from, and that nothing depends on how pairs are batched (METHOD §3, §6.4, §6.7)."""
+"""Noising: where training points come from, and that nothing depends on how pairs are batched (docs/method.md §3, §6.4, §6.7)."""
 
 from __future__ import annotations
 
@@ -109,6 +109,19 @@ def test_inversion_costs_k_forwards_per_image(t: int, k: int) -> None:
         denoiser = AffineDenoiser(sd_schedule())
         Inversion()(denoiser, pairs(1), torch.tensor([t]), PairNoise(0, 0, (0,)), lose=lose, batch_pairs=8)
         assert denoiser.asked == images * k
+
+
+@pytest.mark.parametrize(
+    ("noising", "expected"),
+    [(Forward(), 0.0), (Inversion(), 5.5), (Inversion(inversion_steps=5), 3.0), (Inversion(order=2), 6.5), (Inversion(corrector_steps=1), 11.0)],
+    ids=str,
+)
+def test_the_stated_mean_cost_is_what_is_asked(noising: Noising, expected: float) -> None:
+    """(N+1)/2 for Euler, one more for order 2, twice for a corrector; and a count over 1000 times, one a pair, agrees."""
+    denoiser, t = AffineDenoiser(sd_schedule()), torch.arange(0, 1000, 4)
+    noising(denoiser, pairs(250, (1, 1, 1)), t, PairNoise(0, 0, tuple(range(250))), lose=False, batch_pairs=250)
+    assert noising.mean_evaluations(sd_schedule()) == expected
+    assert denoiser.asked / 250 == pytest.approx(expected, abs=0.01)
 
 
 def test_forward_noising_asks_no_network() -> None:

@@ -1,0 +1,193 @@
+"""The command line: parse, call, print. Every verb is a call of the same functions that Python users have.
+
+Exit codes: 0 done; 2 bad input or configuration; 1 a fault; 130 or 143 interrupted, state saved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from inpo.evaluation.summary import Summary
+    from inpo.generation import GenerationConfig
+
+app = typer.Typer(
+    name="inpo",
+    help="Align text-to-image diffusion models with human preferences: DDIM-InPO, Diffusion-DPO, SFT.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at preference pairs before training on them.", no_args_is_help=True)
+world_app = typer.Typer(help="The embedded world.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(world_app, name="world")
+
+Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+Seed = Annotated[int, typer.Option(help="Seed of the first noise; picture (prompt, sample) has its own.")]
+Samples = Annotated[int, typer.Option(help="Pictures per prompt.")]
+Steps = Annotated[int, typer.Option(help="Sampler steps.")]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, euler or dpmsolver++.")]
+Prompts = Annotated[str, typer.Option("--prompts", help="A file (.txt, .jsonl, .csv, .parquet) or a set: world:heldout.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo in that folder.")] = False,
+    null: Annotated[bool, typer.Option("--null", help="Add the control that trains on shuffled labels.")] = False,
+) -> None:
+    """See a model become preferred, in minutes."""
+    from inpo.demo import run_demo
+    from inpo.console import print_summary
+
+    result = run_demo(out, force=force, null=null)
+    if isinstance(result, int):
+        raise _interrupted(result, f"run it again with: inpo demo --force --out {out}")
+    print_summary(result)
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe (see `inpo recipes`) or a .yaml file.", metavar="RECIPE|FILE.yaml")],
+    out: Out,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as train.steps=100.", metavar="[KEY=VALUE]…")] = None,
+    resume: Annotated[str | None, typer.Option(help="'latest' or a checkpoint folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another run in that folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print sizes and cost, train nothing.")] = False,
+) -> None:
+    """Align a model with preference pairs."""
+    from inpo.compose import Resume
+    from inpo.compose import train as run
+    from inpo.config import load_experiment
+
+    experiment = load_experiment(recipe, overrides or [])
+    if dry_run:
+        from inpo.plan import describe
+
+        print(describe(experiment))
+        return
+    result = run(experiment, out, Resume(resume, force))
+    if result.signal is not None:
+        raise _interrupted(result.signal, f"continue with: inpo train {recipe} … --out {out} --resume latest")
+    print(f"trained {result.step} steps; the model is in {out / 'model'}")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option("--model", help="A pipeline folder, a run folder, a hub id, or 'world'.")],
+    prompts: Prompts,
+    out: Out,
+    seed: Seed = 0,
+    samples: Samples = 1,
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    scheduler: Scheduler = "ddim",
+    force: Annotated[bool, typer.Option("--force", help="Make all pictures anew.")] = False,
+) -> None:
+    """Make pictures from prompts."""
+    from inpo.compose import generate_pictures
+
+    records = generate_pictures(model, prompts, out, _generation(seed, samples, steps, guidance, scheduler), force=force)
+    faults = sum(record.fault is not None for record in records)
+    print(f"{len(records)} pictures in {out}" + (f"; {faults} are black or not finite: see images.jsonl" if faults else ""))
+
+
+@app.command()
+def evaluate(
+    candidate: Annotated[str, typer.Option("--candidate", help="The model in question.")],
+    baseline: Annotated[str, typer.Option("--baseline", help="What it is compared with.")],
+    prompts: Prompts,
+    scorers: Annotated[str, typer.Option("--scorers", help="Comma-separated: world:oracle, world:clip, pickscore:DIR. The first decides.")],
+    out: Out,
+    seed: Seed = 0,
+    samples: Samples = 1,
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    scheduler: Scheduler = "ddim",
+) -> None:
+    """Compare two models under the same seeds."""
+    from inpo.compose import evaluate as run
+    from inpo.console import print_summary
+
+    config = _generation(seed, samples, steps, guidance, scheduler)
+    print_summary(run(candidate, baseline, prompts, scorers.split(","), out=out, config=config))
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run, a demo or an evaluation.")]) -> None:
+    """Make a folder's report.html again."""
+    from inpo.report import build_report
+
+    print(build_report(folder))
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe with the source of every number.")] = None) -> None:
+    """List the recipes, or print one."""
+    from inpo.config import recipe_names, recipe_text
+
+    if name is not None:
+        print(recipe_text(name), end="")
+        return
+    for each in recipe_names():
+        print(f"{each:12} {recipe_text(each).splitlines()[0].lstrip('# ')}")
+
+
+@data_app.command("validate")
+def data_validate(path: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of Pick-a-Pic's shape.")]) -> None:
+    """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
+    from inpo.data.validate import validate
+
+    found = validate(path)
+    print(found)
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+@world_app.command("build")
+def world_build(out: Out) -> None:
+    """Make the world's pipeline, scorer and pairs anew from fixed seeds: about an hour on two cores."""
+    from inpo.world.build import build
+
+    build(out)
+
+
+def _generation(seed: int, samples: int, steps: int, guidance: float, scheduler: str) -> GenerationConfig:
+    from inpo.generation import GenerationConfig
+
+    return GenerationConfig(seed=seed, samples=samples, steps=steps, guidance=guidance, scheduler=scheduler)
+
+
+def _interrupted(number: int, advice: str) -> typer.Exit:
+    print(f"interrupted by {signal.Signals(number).name}; the last completed step is saved; {advice}", file=sys.stderr)
+    return typer.Exit(128 + number)
+
+
+def main() -> None:
+    """Runs the command line; one line and no traceback for what a user can mend, unless INPO_TRACEBACK is set."""
+    from inpo.errors import InputError, RunFault
+
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"transformers|diffusers")
+    try:
+        app()
+    except (InputError, RunFault) as error:
+        if os.environ.get("INPO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""From what users type to what the package works with: names become models, pairs, prompts and scorers, and jobs are made of them.
+
+The one place where siblings meet: models know no data, the trainer knows no model family, evaluation knows no generation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inpo import world
+from inpo.config import Experiment
+from inpo.console import bar
+from inpo.data.config import DataConfig
+from inpo.errors import InputError, nearest
+from inpo.generation import GenerationConfig, generate, generate_images, write_png
+from inpo.models.config import ModelConfig
+from inpo.types import PairSource, Scorer
+
+if TYPE_CHECKING:
+    from inpo.evaluation.summary import MethodSummary, Summary
+    from inpo.generation import ImageRecord
+    from inpo.models.loading import Model
+    from inpo.training.run import RunFolder
+    from inpo.training.fit import FitResult
+    from inpo.training.metrics import Sink
+
+WORLD = "world"
+WORLD_PAIRS = "world:pairs"
+WORLD_SHUFFLED = "world:pairs-shuffled"
+PROMPT_SETS = {"world:train": "train", "world:validation": "validation", "world:heldout": "heldout"}
+SCORERS = ("world:oracle", "world:clip", "pickscore:DIR")
+GRID_PROMPTS = 8
+GRID_CAPTIONS = 64
+GRID_STEPS = 20
+
+
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """The same with `world`, the embedded pipeline, as a folder."""
+    return dataclasses.replace(config, path=str(world.pipeline_path())) if config.path == WORLD else config
+
+
+def load(model: str | ModelConfig) -> Model:
+    """A model on this process's device: a folder, a finished run, a hub id, or `world`. Raises `InputError`."""
+    from inpo.models import loading
+    from inpo.training.distributed import device
+
+    return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device())
+
+
+def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
+    """The pairs at a path, or that `data.path` names; `run` is where rejected.jsonl and the index are kept. Raises `InputError`."""
+    config = DataConfig(data) if isinstance(data, str) else data
+    if config.path in (WORLD_PAIRS, WORLD_SHUFFLED):
+        from inpo.world.pairs import WorldPairs
+
+        return WorldPairs(shuffled=config.path == WORLD_SHUFFLED)
+    from inpo.data.sources import ParquetPairs
+
+    return ParquetPairs.open(config, folder=run)
+
+
+def prompt_set(name: str) -> tuple[str, ...]:
+    """Prompts by the name of a set (`world:heldout`) or from a file. Raises `InputError`."""
+    from inpo.evaluation.prompts import read_prompts
+    from inpo.world.shapes import prompts
+
+    if name in PROMPT_SETS:
+        return prompts(PROMPT_SETS[name])
+    if name.startswith("world:") or not Path(name).exists():
+        raise InputError(f"{name!r} is neither a prompt set{nearest(name, PROMPT_SETS)} nor a file; sets: {', '.join(PROMPT_SETS)}")
+    return read_prompts(Path(name))
+
+
+def scorer(name: str) -> Scorer:
+    """A scorer by name. Raises `InputError`."""
+    if name == "world:oracle":
+        from inpo.world.oracle import OracleScorer
+
+        return OracleScorer()
+    from inpo.evaluation.rewards.pickscore import PickScore
+
+    if name == "world:clip":
+        return PickScore(world.scorer_path(), name=name)
+    kind, _, folder = name.partition(":")
+    if kind == "pickscore" and folder:
+        return PickScore(Path(folder), name=name)
+    raise InputError(f"{name!r} is not a scorer{nearest(name, SCORERS)}; known: {', '.join(SCORERS)}")
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What to do with an output folder that is not empty: continue it from `checkpoint`, or replace it by `force`."""
+
+    checkpoint: str | None = None
+    force: bool = False
+
+
+def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> FitResult:
+    """`inpo train`: a run folder with the aligned model in `out`/model. Raises `InputError`, `RunFault`."""
+    from inpo.training.run import open_run
+
+    resume = resume or Resume()
+    tree = experiment.to_tree()
+    with open_run(out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force) as run:
+        return _train(experiment, run)
+
+
+def _train(experiment: Experiment, run: RunFolder) -> FitResult:
+    from inpo.data.loader import EncodedPairs
+    from inpo.training.subject import Subject
+    from inpo.training.distributed import on_main
+    from inpo.training.fit import Callbacks, fit
+    source = open_pairs(experiment.data, run.path)
+    run.data_sha256 = source.fingerprint
+    run.check_same_data()
+    model = load(experiment.model)
+    needs = experiment.method.objective.needs
+    reference = model.policy.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
+    data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
+    loader = EncodedPairs(source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step)
+    subject = Subject(model.policy, reference, model.save_policy, model.load_policy)
+    callbacks = Callbacks(_sample_grid(experiment, model, source, run.path), _sinks(experiment, run))
+    result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
+    if result.signal is None:
+        on_main(lambda: _finish(model, experiment, run.path))
+    return result
+
+
+def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
+    from inpo.training.distributed import is_main
+    from inpo.training.metrics import Progress, TensorBoard
+
+    start = run.resume_from[1].step if run.resume_from else 0
+    if not is_main():
+        return []
+    tensorboard = [TensorBoard(run.path / "tensorboard", start=start)] if "tensorboard" in experiment.report_to else []
+    return [Progress(experiment.train.steps, start=start), *tensorboard]
+
+
+def _finish(model: Model, experiment: Experiment, run: Path) -> None:
+    save_result(model, experiment, run / "model")
+    write_training_summary(experiment, run)
+
+
+def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
+    """What users load without this package."""
+    if experiment.output.format == "unet":
+        model.save_unet(folder / "unet")
+    else:
+        model.save_pipeline(folder)
+
+
+@dataclass(frozen=True)
+class SampleGrid:
+    """Pictures at fixed seeds while a run trains, `samples/step-000100/*.png`: the same noise each time, so that only the model moves."""
+
+    model: Model
+    run: Path
+    prompts: tuple[str, ...]
+    config: GenerationConfig
+
+    def __call__(self, step: int) -> None:
+        pictures = generate_images(self.model, self.prompts, self.config)
+        folder = self.run / "samples" / f"step-{step:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(pictures):
+            write_png(folder / f"{i:05d}.png", picture.numpy())
+
+
+def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
+    of_world = experiment.model.path == WORLD
+    prompts = prompt_set("world:validation") if of_world else dict.fromkeys(source[i].caption for i in range(min(source.size or 0, GRID_CAPTIONS)))
+    config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
+    return SampleGrid(model, run, tuple(prompts)[:GRID_PROMPTS], config)
+
+
+def write_training_summary(experiment: Experiment, run: Path) -> None:
+    """summary.json of a run that was trained and not evaluated yet."""
+    from inpo.evaluation.summary import SUMMARY, write_summary
+
+    write_summary(run / SUMMARY, kind="train", baseline="base", methods={experiment.method.name: training_numbers(experiment, run)})
+
+
+def training_numbers(experiment: Experiment, run: Path) -> MethodSummary:
+    """What summary.json says about how a method was trained, from metrics.jsonl: so it holds for resumed runs too."""
+    from inpo.evaluation.summary import MethodSummary
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = experiment.train.pairs_per_step
+    seconds = sum(pairs / line["pairs_per_second"] for line in lines)
+    return MethodSummary(
+        steps=len(lines),
+        beta=getattr(experiment.method.objective, "beta", None),
+        lr=experiment.optimizer.lr,
+        seeds=(experiment.train.seed,),
+        pairs_per_second=len(lines) * pairs / seconds,
+        unet_forwards_per_pair=sum(line["unet_forwards_per_pair"] for line in lines) / len(lines),
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model in an evaluation: its name in the results, where it lies, and the seed its pictures start from."""
+
+    name: str
+    path: str
+    seed_offset: int = 0
+
+
+def picture_folder(out: Path, name: str) -> Path:
+    """Where an evaluation keeps a model's pictures."""
+    return out / "evaluation" / name
+
+
+def generate_for(contestant: Contestant, prompts: Sequence[str], out: Path, config: GenerationConfig) -> None:
+    """Writes a contestant's pictures into its folder of the evaluation."""
+    model = load(contestant.path)
+    shifted = dataclasses.replace(config, seed=config.seed + contestant.seed_offset)
+    generate(model, prompts, picture_folder(out, contestant.name), shifted, progress=bar(f"pictures of {contestant.name}"))
+
+
+def judge(candidate: Contestant, baseline: Contestant, scorers: Sequence[Scorer], out: Path) -> MethodSummary:
+    """Scores and compares the pictures of two contestants that `generate_for` made."""
+    from inpo.evaluation.benchmark import evaluate as compare_pictures
+    from inpo.evaluation.scoring import ImageSet
+
+    sets = [ImageSet(side.name, picture_folder(out, side.name)) for side in (candidate, baseline)]
+    return compare_pictures(*sets, scorers=scorers, out=out, same_seeds=candidate.seed_offset == baseline.seed_offset)
+
+
+def evaluate(candidate: str, baseline: str, prompts: str, scorers: Sequence[str], *, out: Path, config: GenerationConfig) -> Summary:
+    """`inpo evaluate`: pictures of both under the same seeds, scores, summary.json and report.html in `out`. Raises `InputError`."""
+    from inpo.evaluation.summary import SUMMARY, write_summary
+    from inpo.report import build_report
+
+    judges, wanted = [scorer(name) for name in scorers], prompt_set(prompts)
+    theirs = Contestant("baseline", baseline)
+    ours = Contestant("candidate", candidate)
+    for contestant in (theirs, ours):
+        generate_for(contestant, wanted, out, config)
+    entry = judge(ours, theirs, judges, out)
+    summary = write_summary(out / SUMMARY, kind="evaluate", baseline=theirs.name, methods={ours.name: entry})
+    build_report(out)
+    return summary
+
+
+def generate_pictures(model: str, prompts: str, out: Path, config: GenerationConfig, *, force: bool = False) -> list[ImageRecord]:
+    """`inpo generate`: one picture per prompt and sample in `out`. Raises `InputError`."""
+    wanted = prompt_set(prompts)
+    return generate(load(model), wanted, out, config, force=force, progress=bar("pictures"))

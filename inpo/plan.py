@@ -1,0 +1,84 @@
+"""`inpo train --dry-run`: what a run would be, before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from inpo.compose import open_pairs, resolve_model
+from inpo.config import Experiment
+from inpo.methods import Method
+from inpo.models.sizes import ModelSizes, model_sizes
+from inpo.schedule import Schedule, VPSchedule, vp_from_config
+
+GIB = 1 << 30
+WORD = 4
+# Adafactor keeps one row and one column of a matrix's second moments: next to nothing.
+OPTIMIZER_WORDS = {"adamw": 2, "adafactor": 0}
+
+
+def describe(experiment: Experiment) -> str:
+    """The plan as text: pairs, sizes, memory of the weights' share, and UNet forwards. Opens the data, reads no weights.
+
+    Raises `InputError` for whatever would stop the run at its entrance.
+    """
+    model = resolve_model(experiment.model)
+    sizes = model_sizes(model)
+    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, sizes, model_schedule(model.path)))
+
+
+def model_schedule(path: str) -> VPSchedule:
+    """The noise schedule that a pipeline folder names."""
+    from inpo.models.folders import pipeline_folder, read_json
+
+    return vp_from_config(read_json(pipeline_folder(path) / "scheduler" / "scheduler_config.json"))
+
+
+def _rows(experiment: Experiment, sizes: ModelSizes, schedule: Schedule) -> Iterator[tuple[str, str]]:
+    train, cost = experiment.train, forwards_per_pair(experiment.method, schedule)
+    seen = train.steps * train.pairs_per_step
+    yield "method", f"{experiment.method.title} ({experiment.method.paper})"
+    yield "model", f"{experiment.model.path}: UNet {_millions(sizes.unet)}, VAE and text encoder {_millions(sizes.frozen)}"
+    resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
+    side = resolution // sizes.pixels_per_latent
+    yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}"
+    available = open_pairs(experiment.data).size
+    epochs = "" if available is None else f", {seen / available:.2f} epochs"
+    yield "pairs", f"{'endless' if available is None else available} available; {seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}"
+    yield "UNet per pair", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
+    yield "UNet in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
+    yield "optimiser", f"{experiment.optimizer.name}, effective learning rate {experiment.optimizer.lr:g}, clip {experiment.optimizer.clip}"
+    yield "memory", f"{_weights_bytes(experiment, sizes) / GIB:.2f} GiB for weights, gradients and optimiser; activations come on top"
+
+
+def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
+    """Policy, its gradient and optimiser state, the reference if there is one, averaged weights, frozen encoders; all fp32."""
+    copies = 2 + OPTIMIZER_WORDS[experiment.optimizer.name]
+    copies += experiment.method.objective.needs.reference
+    copies += experiment.train.average_decay is not None
+    return WORD * (copies * sizes.unet + sizes.frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forwards:
+    """UNet image-forwards per pair, averaged over t: with gradient, by the reference, and to find the training point."""
+
+    train: float
+    reference: float
+    inversion: float
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.train + self.reference + self.inversion
+
+
+def forwards_per_pair(method: Method, schedule: Schedule) -> Forwards:
+    """What a method costs by its own declaration; tests hold it to what hooks count."""
+    images = 2 if method.objective.needs.lose else 1
+    reference = images if method.objective.needs.reference else 0
+    return Forwards(images, reference, images * method.noising.mean_evaluations(schedule))
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
