@@ -66,7 +66,8 @@ class MemoryLoader:
         return PairBatch(win, lose, Condition({"text": text}), torch.ones(len(indices)), tuple(f"pair-{i}" for i in indices))
 
     def _rows(self, name: str, shape: tuple[int, ...], indices: Sequence[int]) -> Tensor:
-        return torch.stack([torch.randn(shape, generator=torch_rng(self.seed, i, name), dtype=torch.float64) for i in indices]).to(self.dtype)
+        rows = [torch.randn(shape, generator=torch_rng(self.seed, i, name), dtype=torch.float64) for i in indices]
+        return torch.stack(rows).to(self.dtype)
 
     def validation(self) -> Sequence[PairBatch]:
         """The held-out pairs, five at a time."""

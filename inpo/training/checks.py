@@ -29,8 +29,8 @@ def check_gradient(step: int, summary: Summary) -> None:
     """Raises `RunFault` if nothing would move."""
     if summary.grad_norm == 0:
         raise RunFault(
-            f"step {step}: no trainable parameter received a gradient (its norm is exactly 0): are the right parameters trainable, "
-            "and do winner and loser differ?"
+            f"step {step}: no trainable parameter received a gradient (its norm is exactly 0): does what is trainable reach the "
+            "prediction, or is the loss saturated (beta or lr too large)?"
         )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from inpo.errors import InputError
 from inpo.methods import Method
 from inpo.training import checks, tally
+from inpo.training.distributed import processes
 from inpo.training.gradient import Gradient, GradientSource, Networks
 from inpo.training.metrics import ForwardCounter, peak_memory_bytes
 from inpo.training.optim import WeightAverage, learning_rate, make_optimizer, trainable
@@ -43,6 +44,7 @@ class Trainer:
         policy = subject.policy.eval()
         self.weights = trainable(policy)
         optimizer = make_optimizer(settings.optimizer, self.weights)
+        processes()
         # Buffers never change here, so there is nothing to broadcast before a forward pass.
         self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
         self._check_size()
@@ -61,9 +63,9 @@ class Trainer:
             self._hooks.callback(policy.register_forward_pre_hook(lambda *_: stop.check()).remove)
 
     def _check_size(self) -> None:
-        pairs, processes = self.settings.train.pairs_per_step, self.accelerator.num_processes
-        if pairs < processes:
-            raise InputError(f"train.pairs_per_step={pairs} is fewer than the {processes} processes; each needs at least one pair")
+        pairs, count = self.settings.train.pairs_per_step, self.accelerator.num_processes
+        if pairs < count:
+            raise InputError(f"train.pairs_per_step={pairs} is fewer than the {count} processes; each needs at least one pair")
 
     def _placed_reference(self) -> Denoiser | None:
         if isinstance(self.subject.reference, nn.Module):

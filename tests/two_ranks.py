@@ -1,0 +1,123 @@
+"""What two gloo processes do that one cannot show: `two_ranks.py FOLDER` is run once per rank and writes TASK-RANK.json there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from inpo.errors import InputError, RunFault
+from inpo.training.distributed import on_main
+from inpo.types import PairBatch
+from tests.tiny_denoiser import MemoryLoader, tiny_subject
+from tests.training_runs import SETTINGS, final_bytes, gradient, settings, train, trainer
+
+RANK = int(os.environ["RANK"])
+COLLECTIVES = (
+    "all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "barrier", "broadcast", "broadcast_object_list", "gather",
+)  # fmt: skip
+
+
+class BrokenLoader(MemoryLoader):
+    """Gives rank 1 a pair with a NaN at the third step."""
+
+    def fetch(self, positions: Sequence[int]) -> PairBatch:
+        """As the loader it is, but for one number."""
+        pairs = super().fetch(positions)
+        if RANK == 1 and min(positions) >= 16:
+            pairs.win[1, 0, 0, 0] = float("nan")
+        return pairs
+
+
+def gradients(folder: Path) -> object:
+    """The gradient of one step in both precisions, cut in two ways."""
+    for name, dtype in (("fp64", torch.float64), ("fp32", torch.float32)):
+        save_file(gradient("inpo", dtype, micro_batch_pairs=5, inversion_batch_pairs=3), folder / f"{name}-{RANK}.safetensors")
+    # 7 pairs on two processes: one has a pair more.
+    made = trainer(use=settings(pairs_per_step=7, micro_batch_pairs=2))
+    return {"uneven": made.step_once(0).line["grad_norm"], "n": len(made.gradient(1).ids)}
+
+
+def collectives(folder: Path) -> object:
+    """How often each collective is called from Python in three steps, and how often DDP reduces gradients (one bucket each time)."""
+    calls = {"gradients": 0}
+
+    def counting(name: str, original: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            calls[name] = calls.get(name, 0) + 1
+            return original(*arguments, **named)
+
+        return call
+
+    def reduce(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        del state
+        calls["gradients"] += 1
+        return allreduce_hook(torch.distributed.group.WORLD, bucket)
+
+    made = trainer()
+    made.networks.wrapped.register_comm_hook(None, reduce)
+    for name in COLLECTIVES:
+        setattr(torch.distributed, name, counting(name, getattr(torch.distributed, name)))
+    for step in range(3):
+        made.step_once(step)
+    return calls
+
+
+def fault(folder: Path) -> object:
+    """A NaN on one rank stops both before the optimiser moves."""
+    subject = tiny_subject()
+    try:
+        train(folder / "fault", loader=BrokenLoader(held_out=7), subject=subject)
+    except RunFault as error:
+        return {"message": str(error), "checkpoints": sorted(path.name for path in (folder / "fault" / "checkpoints").iterdir())}
+    return None
+
+
+def stopped(folder: Path) -> object:
+    """SIGTERM on rank 1 alone ends both after the same step; resuming finishes as if nothing had happened."""
+
+    result = train(folder / "stopped", loader=SignallingLoader(held_out=7))
+    train(folder / "stopped", resume="latest")
+    train(folder / "whole")
+    same = RANK != 0 or final_bytes(folder / "stopped", 6) == final_bytes(folder / "whole", 6)
+    return {"step": result.step, "signal": result.signal, "same": same}
+
+
+class SignallingLoader(MemoryLoader):
+    """Sends its own process SIGTERM during the third step, on rank 1."""
+
+    def fetch(self, positions: Sequence[int]) -> PairBatch:
+        """As the loader it is."""
+        if RANK == 1 and 16 <= min(positions) < 24:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().fetch(positions)
+
+
+def refusals(folder: Path) -> object:
+    """What only the main process finds out is raised on every process."""
+
+    def refuse() -> None:
+        raise InputError("only rank 0 saw this")
+
+    found = []
+    for attempt in (lambda: on_main(refuse), lambda: trainer(use=replace(SETTINGS, train=replace(SETTINGS.train, pairs_per_step=1)))):
+        try:
+            attempt()
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    for task in (gradients, collectives, fault, stopped, refusals):
+        (where / f"{task.__name__}-{RANK}.json").write_text(json.dumps(task(where)))
+    torch.distributed.destroy_process_group()
