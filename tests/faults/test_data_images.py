@@ -112,9 +112,10 @@ def test_flipped_bytes_are_read_or_refused(kind: str, seed: int) -> None:
     for _ in range(dice.randint(1, 8)):
         data[dice.randrange(len(data))] = dice.randrange(256)
     try:
-        assert np.asarray(decode(bytes(data))).shape[2] == 3
-    except BrokenImage as error:
-        assert str(error)
+        image = decode(bytes(data))
+    except BrokenImage:
+        return
+    assert np.asarray(image).shape[2] == 3
 
 
 @settings(max_examples=100, deadline=None)

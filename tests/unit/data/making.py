@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ def encoded(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: obj
     return buffer.getvalue()
 
 
+@cache
 def png(seed: int, width: int = SIDE, height: int = SIDE) -> bytes:
     """A PNG of random pixels."""
     return encoded(noise_picture(seed, width, height))
@@ -78,6 +79,7 @@ def write(path: Path, rows: Sequence[Mapping[str, object]], *, group: int = 4, s
     return path
 
 
+@cache
 def pair_record(number: int) -> PairRecord:
     """The pair of `row(number)`, winner first."""
     win, lose, caption = png(2 * number), png(2 * number + 1), f"caption {number}"
@@ -114,8 +116,3 @@ class SmallEncoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         raise AssertionError("loading pairs decodes nothing")
-
-
-def sha(data: bytes) -> str:
-    """The hex sha256 of `data`."""
-    return hashlib.sha256(data).hexdigest()

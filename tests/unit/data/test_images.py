@@ -97,9 +97,10 @@ def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
     upright[:8, :8] = (255, 0, 0)
     upright[8:, 16:] = (0, 0, 255)
     # How the camera stores what it sees (EXIF 2.3, table of tag 0x0112): rows and columns by where the 0th ones are.
+    lying = upright.swapaxes(0, 1)
     stored = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.swapaxes(0, 1), 6: upright.swapaxes(0, 1)[::-1], 7: upright.swapaxes(0, 1)[::-1, ::-1], 8: upright.swapaxes(0, 1)[:, ::-1],
+        5: lying, 6: lying[::-1], 7: lying[::-1, ::-1], 8: lying[:, ::-1],
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
