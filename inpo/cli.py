@@ -151,7 +151,7 @@ def data_validate(path: Annotated[str, typer.Argument(help="A Parquet file, a fo
     from inpo.data.validate import validate
 
     found = validate(path)
-    print(found)
+    print("\n".join(found.lines()))
     if not found.ok:
         raise typer.Exit(2)
 

@@ -23,7 +23,7 @@ class Method:
     objective: Objective
 
 
-# β is the paper's for SD1.5. Where released code and paper differ, `inpo recipes NAME` prints the sources.
+# β as the SD1.5 launchers of the two releases have it; `inpo recipes NAME` prints the source of every number.
 INPO = Method("inpo", "DDIM-InPO", "arXiv:2503.18454", Inversion(inversion_steps=10), Dpo(beta=2000.0))
 DIFFUSION_DPO = Method("diffusion-dpo", "Diffusion-DPO", "arXiv:2311.12908", Forward(shared_noise=True), Dpo(beta=5000.0))
 SFT = Method("sft", "Supervised fine-tuning on winners", "arXiv:2311.12908, baseline", Forward(), Sft())

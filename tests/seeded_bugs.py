@@ -1,0 +1,107 @@
+"""Bugs that this field has shipped, planted one at a time into a copy of the package: each must turn at least one test red.
+
+`python tests/seeded_bugs.py [NAME …]` runs them all, or some, and exits 1 if one survives.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`before` stands exactly once in `file` and becomes `after`; `tests` are the ones that should see it."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+NOISING, OBJECTIVES, DDIM = "tests/unit/test_noising.py", "tests/unit/objectives", "tests/unit/test_ddim.py"
+BUGS = (
+    Bug("the first example's t for the whole batch", "inpo/schedule.py",
+        "self.at(t - round((k - j) * self.length / steps))", "self.at(t[:1].expand(len(t)) - round((k - j) * self.length / steps))", (NOISING,)),
+    Bug("the missing one half", "inpo/objectives/pairwise.py", "return -(beta / 2) * (", "return -beta * (", (OBJECTIVES,)),
+    Bug("sum for mean", "inpo/types.py", ".square().mean(dim=(1, 2, 3))", ".square().sum(dim=(1, 2, 3))", (OBJECTIVES,)),
+    Bug("swapped labels in the loss", "inpo/objectives/pairwise.py",
+        "-q * logsigmoid(u) - (1 - q) * logsigmoid(-u)", "-q * logsigmoid(-u) - (1 - q) * logsigmoid(u)", (OBJECTIVES,)),
+    Bug("swapped labels in the data", "inpo/data/pairs.py", "swap=label == 0,", "swap=label != 0,", ("tests/unit/data/test_pairs.py",)),
+    Bug("overshoot: the walk ends at the next level", "inpo/schedule.py",
+        "self.at(t - round((k - j) * self.length / steps))",
+        "self.at((t - round((k - j - 0.5) * self.length / steps)).clamp(max=self.length - 1))", (DDIM,)),
+    Bug("cumulative products in half precision", "inpo/schedule.py",
+        "(1 - table).sqrt().to(self.dtype)", "(1 - table.half()).sqrt().to(self.dtype)", ("tests/unit/test_schedule.py",)),
+    Bug("winner and loser at different times", "inpo/noising.py",
+        "nodes = self._nodes(denoiser, torch.cat([t, t]) if lose else t)",
+        "nodes = self._nodes(denoiser, torch.cat([t, t.flip(0)]) if lose else t)", (NOISING,)),
+    Bug("the reference in another dtype", "inpo/models/stable_diffusion.py",
+        "copy.deepcopy(self).eval().requires_grad_(False)", "copy.deepcopy(self).eval().requires_grad_(False).to(torch.bfloat16)",
+        ("tests/unit/models/test_stable_diffusion.py",)),
+    Bug("Diffusion-DPO without its shared noise", "inpo/noising.py",
+        '"forward/win" if self.shared_noise else "forward/lose"', '"forward/lose"', (NOISING,)),
+    Bug("noise added without shrinking the direction", "inpo/ddim.py",
+        "Churn((sigma_s**2 - omega_squared).clamp(min=0).sqrt()", "Churn((sigma_s**2).sqrt()", (DDIM,)),
+    Bug("the corrector asks at the source's time", "inpo/ddim.py", "self._slope(there, levels[1])", "self._slope(there, levels[0])", (DDIM,)),
+    Bug("winners and losers under different prompts", "inpo/noising.py",
+        "condition = Condition.cat([pairs.condition, pairs.condition]) if lose",
+        "condition = Condition.cat([pairs.condition, pairs.condition[list(range(len(pairs)))[::-1]]]) if lose", (NOISING,)),
+    Bug("the wrong guidance formula", "inpo/ddim.py",
+        "return unconditional + self.scale * (conditional", "return conditional + self.scale * (conditional", (DDIM,)),
+    Bug("micro-batch means averaged, not pairs", "inpo/training/gradient.py",
+        "parallel.backward(result.losses.sum() * share)", "parallel.backward(result.losses.mean() * share * self.config.micro_batch_pairs)",
+        ("tests/invariants/test_gradient.py",)),
+    Bug("the optimiser's state forgotten on resume", "inpo/training/optim.py",
+        "        if entries[name]:\n", "        if entries[name] and not weights:\n", ("tests/unit/training",)),
+    Bug("ties counted as losses", "inpo/evaluation/winrate.py", "<= tie_tolerance, 0.5,", "<= tie_tolerance, 0.0,", ("tests/unit/evaluation/test_winrate.py",)),
+    Bug("the inverter is always the reference", "inpo/training/gradient.py",
+        'if method.noising.inverter != "reference":', 'if method.noising.inverter is None:', ("tests/invariants",)),
+)  # fmt: skip
+
+
+def plant(bug: Bug, root: Path) -> None:
+    """Changes the copy. Raises `ValueError` if the code has moved on and the bug no longer applies."""
+    path = root / bug.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(bug.before) != 1:
+        raise ValueError(f"{bug.name!r}: found {text.count(bug.before)} times in {bug.file}: {bug.before!r}")
+    path.write_text(text.replace(bug.before, bug.after), encoding="utf-8")
+
+
+def is_caught(bug: Bug) -> bool:
+    """Whether the tests are red on a copy with this bug. pytest's 1 is 'tests failed'; a copy that cannot be collected does not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in ("inpo", "tests", "pyproject.toml"):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+            else:
+                shutil.copy(source, root / name)
+        plant(bug, root)
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *bug.tests]
+        return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 1
+
+
+def main(names: list[str]) -> int:
+    """Runs the named bugs, or all."""
+    chosen = [bug for bug in BUGS if not names or bug.name in names]
+    survivors = 0
+    for bug in chosen:
+        caught = is_caught(bug)
+        survivors += not caught
+        print(f"{'caught  ' if caught else 'SURVIVED'} {bug.name}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} caught")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
