@@ -43,11 +43,11 @@ def trainer(loader: PairLoader | None = None, subject: Subject | None = None, *,
 
 def train(
     out: Path, use: Settings = SETTINGS, *, loader: PairLoader | None = None, subject: Subject | None = None,
-    resume: str | None = None, callbacks: Callbacks | None = None,
+    resume: str | None = None, callbacks: Callbacks | None = None, force: bool = False,
 ) -> FitResult:  # fmt: skip
     """One run of InPO in the folder `out`, from the start or resumed."""
     config = {"train": asdict(use.train), "optimizer": asdict(use.optimizer)}
-    with open_run(out, config, config_text="# a test's run\n", resume=resume) as run:
+    with open_run(out, config, config_text="# a test's run\n", resume=resume, force=force) as run:
         run.data_sha256 = "the same pairs"
         return fit(
             subject or tiny_subject(), loader or MemoryLoader(held_out=7), method=method("inpo"), settings=use, run=run,

@@ -108,9 +108,17 @@ def _sync(path: Path) -> None:
 
 def _refusal(target: Path, written: int, error: Exception) -> str:
     kept = "older checkpoints are untouched; free some space and continue with --resume latest"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if _error_number(error) in _FULL:
         return f"{target}: the disk is full ({error}): {written:,} bytes were written, {_free(target):,} are free; {kept}"
     return f"{target}: the checkpoint could not be written ({error}) after {written:,} bytes; {kept}"
+
+
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors says in words what the system told it.
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def _free(place: Path) -> int:

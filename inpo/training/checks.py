@@ -35,7 +35,7 @@ def check_gradient(step: int, summary: Summary) -> None:
 
 
 def check_identity(method: Method, summary: Summary, *, loss: float, tolerance: float) -> None:
-    """Before the first step policy ≡ reference, so every u is 0 and the loss is the declared one (METHOD §6.5).
+    """Before the first step policy ≡ reference, so every u is 0 and the loss is the declared one (docs/method.md §6.5).
 
     The largest |u| is checked too: a mean of ln 2 can hide margins that cancel. Raises `RunFault`.
     """

@@ -80,7 +80,9 @@ class _Loop:
             self._save(step)
         if step == self.config.steps and self.trainer.average:
             self.trainer.average.copy_to_weights()
-        return step, signal
+        # One that came after the last step's collective: several processes could not agree on it any more.
+        late = self.trainer.stop.signal if self.trainer.accelerator.num_processes == 1 else 0
+        return step, signal or late
 
     def _restore(self) -> int:
         self.folder.check_same_data()

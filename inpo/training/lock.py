@@ -34,7 +34,9 @@ class Owner:
         if self.host != socket.gethostname():
             return False
         try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.start) > SAME_START_SECONDS)
+            process = psutil.Process(self.pid)
+            # In a container without an init, what was killed may stay a zombie for as long as the container runs.
+            return bool(process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - self.start) > SAME_START_SECONDS)
         except psutil.NoSuchProcess:
             return True
 

@@ -14,6 +14,8 @@ from typing import Protocol, TextIO
 import torch
 from torch import Tensor, nn
 
+from inpo.errors import RunFault
+
 Line = Mapping[str, object]
 QUIET_SECONDS = 30.0
 """Seconds between progress lines where nobody watches a terminal."""
@@ -28,15 +30,19 @@ class Sink(Protocol):
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, flushed at once, appended to."""
+    """metrics.jsonl: one JSON object a line, appended, there at once."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
 
     def write(self, line: Line) -> None:
-        """Appends one line."""
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        """Appends one line. Raises `RunFault` if the disk refuses."""
+        text = json.dumps(line, allow_nan=False) + "\n"
+        try:
+            self._file.write(text.encode())
+        except OSError as error:
+            raise RunFault(f"{self._path}: step {line['step']} could not be written: {error}") from error
 
     def sync(self) -> None:
         """Waits until every line is on the disk: a checkpoint must not outlive the lines before it."""

@@ -1,0 +1,120 @@
+"""A run that is killed ten times and resumed, in processes that are really killed: `killed_runs.py FOLDER`.
+
+This process loads torch once and forks a child for every attempt. A child tells through a pipe what it is doing: a byte a
+step, and one inside a save, where it then waits to be killed. Prints a JSON list of how each attempt ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from inpo.errors import InputError
+from inpo.training import checkpoint
+from inpo.training.fit import Callbacks
+from inpo.training.snapshot import Snapshot
+from tests.tiny_denoiser import MemoryLoader
+from tests.training_runs import OPTIMIZER, settings, train
+
+# 4 pairs a step in epochs of 14: an epoch ends in every fourth step.
+USE = settings(replace(OPTIMIZER, schedule="cosine"), steps=40, pairs_per_step=4, save_every_steps=3, average_decay=0.9)
+LOADER = MemoryLoader(14, held_out=3)
+STEP, SAVING = b".", b"s"
+PLACES = ("while files are written", "before the manifest", "after the rename, before the rotation")
+
+
+class Teller:
+    """A sink that says through the pipe that a step is complete."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def write(self, line: Mapping[str, object]) -> None:
+        """One byte."""
+        os.write(self.pipe, STEP)
+
+    def close(self) -> None:
+        """The pipe ends with the process."""
+
+
+def wait_inside_a_save(place: str, pipe: int) -> None:
+    """Makes the next save stop at `place` for ever."""
+
+    def wait(*ignored: object, **options: object) -> None:
+        os.write(pipe, SAVING)
+        time.sleep(600)
+
+    if place == PLACES[0]:
+        write = Snapshot.write
+
+        def half(self: Snapshot, folder: Path, step: int, config: Mapping[str, object]) -> None:
+            write(self, folder, step, config)
+            os.truncate(folder / "optimizer.safetensors", 1000)
+            wait()
+
+        Snapshot.write = half
+    elif place == PLACES[1]:
+        checkpoint._seal = wait
+    else:
+        checkpoint.rotate = wait
+
+
+def attempt(out: Path, pipe: int, place: str | None) -> None:
+    """The child: resumes, or starts where nothing has been saved yet."""
+    if place:
+        wait_inside_a_save(place, pipe)
+    callbacks = Callbacks(sinks=[Teller(pipe)])
+    try:
+        train(out, USE, loader=LOADER, callbacks=callbacks, resume="latest" if (out / "checkpoints").is_dir() else None)
+    except InputError as error:
+        if "no complete checkpoint" not in str(error):
+            raise
+        train(out, USE, loader=LOADER, callbacks=callbacks, force=True)
+
+
+def run_child(out: Path, *, kill_after: tuple[int, float] | None, place: str | None) -> str:
+    """Forks an attempt and kills it after so many steps and seconds, or inside a save; returns how it ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            attempt(out, writer, place)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    os.close(writer)
+    steps = 0
+    while kill_after or place:
+        told = os.read(reader, 1)
+        steps += told == STEP
+        if not told or told == SAVING or (kill_after and steps > kill_after[0]):
+            time.sleep(kill_after[1] if kill_after else 0)
+            break
+    if kill_after or place:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os.close(reader)
+    return f"{'killed' if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)} {place or ''}".strip()
+
+
+if __name__ == "__main__":
+    folder, moments = Path(sys.argv[1]), random.Random(11)
+    plan: list[str | None] = [None] * 7 + list(PLACES)
+    moments.shuffle(plan)
+    # Also loads, once for all children, what torch and accelerate load at their first use.
+    train(folder / "whole", USE, loader=LOADER)
+    ends = []
+    for place in plan:
+        moment = None if place else (moments.randrange(5), moments.random() / 20)
+        ends.append(run_child(folder / "killed", kill_after=moment, place=place))
+    ends.append(run_child(folder / "killed", kill_after=None, place=None))
+    print(json.dumps(ends))
