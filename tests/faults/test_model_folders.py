@@ -301,6 +301,17 @@ def test_a_failed_save_leaves_the_earlier_one(folder: Path, monkeypatch: pytest.
     assert sorted(item.name for item in folder.parent.iterdir()) == ["base", "out"]
 
 
+def test_a_rename_that_fails_puts_the_earlier_save_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The earlier save is moved aside for an instant only, and comes back if its successor cannot take its place."""
+    model, out, rename = load(ModelConfig(str(folder))), folder.parent / "out", Path.rename
+    model.save_unet(out)
+    monkeypatch.setattr(Path, "rename", lambda self, to: full_disk() if self.name == ".out.new" else rename(self, to))
+    with pytest.raises(OSError, match="No space left"):
+        model.save_unet(out)
+    assert sorted(file.name for file in out.iterdir()) == ["config.json", WEIGHTS]
+    assert sorted(item.name for item in folder.parent.iterdir()) == ["base", "out"]
+
+
 def test_a_save_never_replaces_what_is_no_save(folder: Path) -> None:
     """A home folder given by mistake keeps its content."""
     home = folder.parent / "home"
