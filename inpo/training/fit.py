@@ -45,6 +45,7 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
     reference when it starts; the last checkpoint is intact then.
     """
     began = time.monotonic()
+    run.check_same_data()
     stop = Stop()
     with stop.listening():
         trainer = Trainer(subject, loader, method=method, settings=settings, stop=stop)
@@ -85,7 +86,6 @@ class _Loop:
         return step, signal or late
 
     def _restore(self) -> int:
-        self.folder.check_same_data()
         step = 0
         if self.folder.resume_from:
             folder, manifest = self.folder.resume_from
