@@ -87,12 +87,13 @@ def write_training(folder: Path, method: str, *, steps: int = 400) -> None:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     environment = {
-        "command": ["inpo", "demo", "--out", "runs/demo", "--force"], "python": "3.11.7", "torch": "2.13.0+cpu", "diffusers": "0.42.1",
-        "platform": "Linux x86_64", "cpu_count": 2, "accelerator": None, "git": {"commit": "0f3c9a1", "dirty": False},
+        "schema": 1, "started": "2026-11-22T10:00:00+00:00", "command": ["/somewhere/bin/inpo", "demo", "--out", "runs/demo", "--force"],
+        "python": "3.11.7", "platform": "Linux-x86_64", "packages": {"inpo": "0.1.0", "torch": "2.13.0+cpu", "diffusers": "0.42.1"},
+        "git_commit": "0f3c9a1", "cpu": {"machine": "x86_64", "threads": 2}, "gpus": [], "cuda": None,
     }  # fmt: skip
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics(method, steps)))
-    rejected = [{"row": f"pairs.parquet, row {i}", "reason": "jpg_1: truncated JPEG"} for i in (12, 40)]
+    rejected = [{"file": "pairs.parquet", "row": i, "field": "jpg_1", "reason": "truncated JPEG", "value": ""} for i in (12, 40)]
     (folder / "rejected.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rejected))
     for step in range(0, steps + 1, max(steps // 4, 1)):
         target = folder / "samples" / f"step-{step:06d}"
@@ -111,8 +112,11 @@ def metrics(method: str, steps: int) -> list[dict[str, object]]:
         margin = 0.35 * progress + rng.normal(0, 0.12)
         accuracy = min(1.0, max(0.0, 0.5 + 0.17 * progress + rng.normal(0, 0.08)))
         by_bucket = {
-            str(k): {"loss": 0.693 - 0.03 * k / 10 * progress, "implicit_accuracy": 0.5 + 0.2 * k / 10 * progress, "margin": 0.4 * k / 10 * progress,
-                     "win_error": 0.05 + 0.2 / k, "lose_error": 0.06 + 0.2 / k, "tau_rms_win": 0.2 + 0.07 * k, "tau_rms_lose": 0.22 + 0.07 * k}
+            str(k): {
+                "loss": 0.693 - 0.03 * k / 10 * progress, "implicit_accuracy": 0.5 + 0.2 * k / 10 * progress,
+                "margin": 0.4 * k / 10 * progress, "win_error": 0.05 + 0.2 / k, "lose_error": 0.06 + 0.2 / k,
+                "tau_rms_win": 0.2 + 0.07 * k, "tau_rms_lose": 0.22 + 0.07 * k,
+            }
             for k in range(1, 11)
         }  # fmt: skip
         lines.append({
@@ -123,6 +127,8 @@ def metrics(method: str, steps: int) -> list[dict[str, object]]:
             "lr": 2e-5 * min(1, step / 20), "pairs_per_second": 38 + rng.normal(0, 1), "unet_forwards_per_pair": 15.0,
             "peak_memory_bytes": 812_000_000, "by_bucket": by_bucket,
         })  # fmt: skip
+        if step % 50 == 0:
+            lines[-1]["validation"] = {"implicit_accuracy": 0.5 + 0.15 * progress, "margin": 0.3 * progress, "n": 64}
     return lines
 
 
@@ -136,11 +142,16 @@ def method_entry(model: str, baseline: str, count: int) -> MethodSummary:
         gain = paired_difference(0.2 * (ours - theirs) * (place + 1) / 3 + rng.normal(0, 0.1, count), np.zeros(count), resamples=2000)
         parts[name] = Part(gain.gain, gain.low, gain.high, gain.n)
     other = win_rate(ours + rng.normal(0, 0.3, count), theirs + rng.normal(0, 0.3, count), resamples=2000)
+    training = {"steps": 400, "beta": 500.0, "lr": 2e-5, "seeds": (0,), "seconds": 171.5}
+    speed = {"pairs_per_second": 38.2, "unet_forwards_per_pair": 15.0}
     return MethodSummary(
-        steps=400, beta=500.0, lr=2e-5, seeds=(0,), pairs_per_second=38.2, unet_forwards_per_pair=15.0, seconds=171.5,
-        scorer="oracle", parts=parts, second_scorer=SecondScorer("pickscore", other.win_rate, other.low, other.high),
-        failures=FailureCounts(Failures(), Failures(), 0), **result,
-    )  # fmt: skip
+        **({} if model == "base-again" else training | speed),
+        **result,
+        scorer="oracle",
+        parts=parts,
+        second_scorer=SecondScorer("pickscore", other.win_rate, other.low, other.high),
+        failures=FailureCounts(Failures(), Failures(), 0),
+    )
 
 
 def score_rows(model: str, texts: Sequence[str], hashes: dict[int, str]) -> list[ScoreRow]:
@@ -154,6 +165,8 @@ def write_demo(root: Path, *, texts: Sequence[str] | None = None, null: bool = T
     texts = list(texts) if texts is not None else prompts(192)
     trained = ["inpo", "diffusion-dpo"] + (["inpo-shuffled"] if null else [])
     methods = trained + (["base-again"] if null else [])
+    (root / "base").mkdir(parents=True)
+    (root / "base" / "config.yaml").write_text("model:\n  path: world\n")
     for method in trained:
         write_training(root / method, method, steps=steps)
     rows = []

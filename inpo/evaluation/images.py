@@ -59,8 +59,8 @@ def file_sha256(path: Path) -> str:
 def _image(index: Path, number: int, line: str) -> GeneratedImage:
     try:
         values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{index}, line {number}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{index}, line {number}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f"{index}, line {number}: expected an object, found {type(values).__name__}")
     known: dict[str, Any] = {}

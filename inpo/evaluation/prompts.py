@@ -74,16 +74,16 @@ def _json_lines(path: Path) -> Iterator[Located]:
     for place, line in _lines(path):
         try:
             value = json.loads(str(line))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, {place}: not JSON ({error.msg} at column {error.colno})") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, {place}: not JSON ({error})") from None
         yield place, _from_object(path, place, value)
 
 
 def _json(path: Path) -> Iterator[Located]:
     try:
         values = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, list):
         raise InputError(f'{path}: expected a list of prompts or of {{"prompt": …}}, found {type(values).__name__}')
     for number, value in enumerate(values):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SCORES = Path("evaluation", "scores.parquet")
 """Where a run folder keeps its scores."""
 
-PART = "."
-"""Separates a scorer's name from one of its parts: rows of scorer "oracle.shape" hold a part of "oracle"."""
+PART = "#"
+"""Separates a scorer's name from one of its parts: rows of scorer "world:oracle#shape" hold a part of "world:oracle"."""
 
 
 @dataclass(frozen=True)

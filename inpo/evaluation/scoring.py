@@ -118,7 +118,7 @@ def _batch_rows(scorer: Scorer, model: str, pictures: Sequence[_Picture], known:
 
 
 def _ask(scorer: Scorer, pictures: Sequence[_Picture]) -> Iterator[Mapping[str, float]]:
-    """For each picture its score under the scorer's name and, of a `PartScorer`, its parts under "name.part"."""
+    """For each picture its score under the scorer's name and, of a `PartScorer`, its parts under "name#part"."""
     if not pictures:
         return
     pixels = [picture.pixels for picture in pictures if picture.pixels is not None]

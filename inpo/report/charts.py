@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-WIDTH, HEIGHT = 360, 224
-LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 192
+WIDTH, HEIGHT = 364, 228
+LEFT, RIGHT, TOP, BOTTOM = 50, 350, 10, 192
 """The plotting area inside WIDTH × HEIGHT, in the SVG's own units (about a pixel each)."""
 
 _POINTS = 240
@@ -101,7 +101,8 @@ def line_chart(
     curves = tuple(_curve(one, smoothed, x_axis, y_axis, smooth=smooth) for one, smoothed in zip(finite, drawn, strict=True))
     level = Tick(y_axis(reference[0]), reference[1]) if reference else None
     described = (f"{one.label}: from {line[0]:.3g} to {line[-1]:.3g}" for one, line in zip(finite, drawn, strict=True))
-    return Chart(title, note, x_label, curves, x_axis.ticks(4 if smooth else 9), y_axis.ticks(4), level, f"{title} by {x_label}. {'; '.join(described)}.")
+    words = f"{title} by {x_label}. {'; '.join(described)}."
+    return Chart(title, note, x_label, curves, x_axis.ticks(4 if smooth else 9), y_axis.ticks(4), level, words)
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[tuple[float, str]]:

@@ -25,7 +25,7 @@ LN2, HALF, ZERO = (math.log(2), f"ln 2: {_AS_REFERENCE}"), (0.5, "½: a coin"), 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart to be drawn: keys of metrics.jsonl (or "a − b"), the first solid and the second dashed."""
+    """A chart to be drawn: keys of metrics.jsonl (also "a − b" and "a.b"), the first solid and the second dashed."""
 
     title: str
     keys: tuple[str, ...]
@@ -35,7 +35,12 @@ class Panel:
 
 BY_STEP = (
     Panel("Loss", ("loss",), reference=LN2),
-    Panel("Implicit accuracy", ("implicit_accuracy",), "share of pairs that the implicit reward orders as labelled", HALF),
+    Panel(
+        "Implicit accuracy",
+        ("implicit_accuracy", "validation.implicit_accuracy"),
+        "share of pairs that the implicit reward orders as labelled; dashed: held-out pairs",
+        HALF,
+    ),
     Panel("Implicit-reward margin", ("margin",), "mean u, equation (M8)", ZERO),
     Panel(
         "Error against the reference",
@@ -105,8 +110,15 @@ def _buckets(training: Training, key: str) -> Points:
 
 
 def _value(line: Line, key: str) -> float:
-    first, _, second = key.partition(" − ")
-    return _number(line.get(first)) - (_number(line.get(second)) if second else 0.0)
+    """The value of "a", of "a − b", or of "a.b" inside a mapping; not a number where there is none."""
+    first, minus, second = key.partition(" − ")
+    if minus:
+        return _value(line, first) - _value(line, second)
+    outer, dot, inner = key.partition(".")
+    value = line.get(outer)
+    if dot:
+        return _value(value, inner) if isinstance(value, Mapping) else math.nan
+    return _number(value)
 
 
 def _number(value: object) -> float:

@@ -24,13 +24,17 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Training:
-    """One training run: its settings (parsed, and as written), metrics by step, rejected pairs by reason, sample pictures by step."""
+    """One training run: its settings (parsed, and as written), metrics by step, sample pictures by step.
+
+    `rejected`: faults of the data by reason; a pair may have several, so there are `rejected_pairs` of them.
+    """
 
     name: str
     settings: Mapping[str, object]
     settings_text: str
     metrics: tuple[Mapping[str, object], ...]
     rejected: Counter[str]
+    rejected_pairs: int
     samples: Mapping[int, tuple[Path, ...]]
 
 
@@ -105,7 +109,7 @@ def read_run(root: Path) -> RunFolder:
     reader = _Reader(root)
     summary = _summary(reader)
     folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and _is_run(path))]
-    trainings = [_training(reader, path, summary) for path in folders if _is_run(path)]
+    trainings = [_training(reader, path, summary) for path in folders if _is_run(path) and not _is_baseline(path, summary)]
     scores, images = _scores(reader, folders), _images(reader, folders)
     environments = [reader.mapping(path / ENVIRONMENT) for path in folders]
     if not any(environments):
@@ -116,6 +120,11 @@ def read_run(root: Path) -> RunFolder:
 
 def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG, METRICS))
+
+
+def _is_baseline(folder: Path, summary: Summary | None) -> bool:
+    """The baseline's own folder in a demo: a model that nobody trained here."""
+    return folder.name == (summary.baseline if summary else "base") and not (folder / METRICS).exists()
 
 
 def _parsed(text: str) -> dict[str, object] | None:
@@ -142,11 +151,13 @@ def _training(reader: _Reader, folder: Path, summary: Summary | None) -> Trainin
     text = reader.text(folder / CONFIG)
     settings = _settings(reader, folder / CONFIG, text)
     metrics = reader.lines(folder / METRICS)
-    if not metrics and (folder != reader.root / "base"):
+    if not metrics:
         reader.notes.append(f"{reader.name(folder / METRICS)} has no step in it: there are no curves to draw.")
-    rejected = Counter(str(line.get("reason", "no reason given")) for line in reader.lines(folder / REJECTED))
+    faults = reader.lines(folder / REJECTED)
+    rejected = Counter(": ".join(str(line[key]) for key in ("field", "reason") if line.get(key)) or "no reason given" for line in faults)
+    pairs = len({(str(line.get("file")), str(line.get("row"))) for line in faults})
     name = folder.name if folder != reader.root else _own_name(folder, settings, summary)
-    return Training(name, settings, text, _by_step(metrics), rejected, _samples(folder / SAMPLES))
+    return Training(name, settings, text, _by_step(metrics), rejected, pairs, _samples(folder / SAMPLES))
 
 
 def _own_name(folder: Path, settings: Mapping[str, object], summary: Summary | None) -> str:

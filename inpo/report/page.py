@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ def render(run: RunFolder) -> str:
         bucket_charts=bucket_charts(run),
         legend_entries=[(wording.display_name(training.name), colours[training.name]) for training in run.trainings if training.metrics],
         settings=_settings(run.trainings),
-        environment=sorted((key, value) for key, value in flattened(run.environment).items() if key != "command"),
+        environment=[(key, value) for key, value in flattened(run.environment).items() if key not in ("command", "schema")],
         command=_command(run),
         numbers=_numbers(flattened({"methods": _methods(run)})),
         rejected=_rejected(run.trainings),
@@ -111,7 +110,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "rate": wording.rate, "signed": wording.signed, "plain": wording.plain, "p_value": wording.p_value,
+        "rate": wording.rate, "decimals": wording.decimals, "signed": wording.signed, "plain": wording.plain, "p_value": wording.p_value,
         "short": wording.short, "json": json.dumps, "name": wording.display_name,
     }  # fmt: skip
     environment.globals |= {
@@ -133,13 +132,14 @@ def _settings(trainings: Sequence[Training]) -> Settings:
     return Settings(tuple(wording.display_name(training.name) for training in known), tuple(differ), tuple(share))
 
 
-def _rejected(trainings: Sequence[Training]) -> list[tuple[str, Counter[str]]]:
-    """Rejected pairs by reason; runs on the same data tell the same, once."""
-    groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
+def _rejected(trainings: Sequence[Training]) -> list[tuple[str, int, list[tuple[str, int]]]]:
+    """(runs, rejected pairs, reasons and how often); runs on the same data tell the same, once."""
+    groups: dict[tuple[int, tuple[tuple[str, int], ...]], list[str]] = {}
     for training in trainings:
         if training.rejected:
-            groups.setdefault(tuple(training.rejected.most_common()), []).append(wording.display_name(training.name))
-    return [(", ".join(names), Counter(dict(reasons))) for reasons, names in groups.items()]
+            key = training.rejected_pairs, tuple(training.rejected.most_common())
+            groups.setdefault(key, []).append(wording.display_name(training.name))
+    return [(", ".join(names), pairs, list(reasons)) for (pairs, reasons), names in groups.items()]
 
 
 def _costs(run: RunFolder) -> list[tuple[str, str]]:
@@ -167,6 +167,9 @@ def _numbers(values: Mapping[str, object]) -> list[tuple[str, float]]:
 def _command(run: RunFolder) -> str | None:
     """What was typed, if the environment's record says."""
     command = run.environment.get("command")
-    if isinstance(command, list):
-        return shlex.join(str(word) for word in command)
-    return str(command) if command else None
+    if not isinstance(command, list) or not command:
+        return None
+    program, *arguments = (str(word) for word in command)
+    # sys.argv[0] is a path of the machine that it ran on.
+    name = "python -m inpo" if program.endswith("__main__.py") else Path(program).name
+    return shlex.join([*name.split(), *arguments])

@@ -32,7 +32,7 @@ class Picture:
 
 @dataclass
 class Album:
-    """Embeds pictures and keeps count: `unreadable` files, and those `left_out` once the budget was spent."""
+    """Embeds pictures and keeps count of files: `shown`, `unreadable`, and `left_out` once the budget was spent."""
 
     spent_bytes: int = 0
     shown: int = 0
@@ -44,10 +44,7 @@ class Album:
         """The picture, at most `edge` pixels on its longer side; None where it cannot be read or no bytes are left."""
         if (path, edge) not in self._known:
             self._known[path, edge] = self._embed(path, edge)
-        picture = self._known[path, edge]
-        if picture is not None:
-            self.shown += 1
-        return picture
+        return self._known[path, edge]
 
     def _embed(self, path: Path, edge: int) -> Picture | None:
         try:
@@ -59,6 +56,7 @@ class Album:
             self.left_out += 1
             return None
         self.spent_bytes += len(data)
+        self.shown += 1
         uri = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
         return Picture(uri, width, height, max(width, height) <= TINY_PIXELS)
 

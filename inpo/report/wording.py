@@ -61,6 +61,11 @@ def rate(value: float) -> str:
     return f"{value:.2f}"
 
 
+def decimals(value: float, digits: int) -> str:
+    """A score with a true minus."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
 def signed(value: float, digits: int = 3) -> str:
     """A gain with its sign and a true minus."""
     return f"{value:+.{digits}f}".replace("-", "−")

@@ -128,9 +128,9 @@ def test_changed_pictures_are_refused(tmp_path: Path):
         evaluate(ours, base, scorers=[Brightness()], out=tmp_path)
 
 
-@pytest.mark.parametrize("names", [[], ["a", "a"], ["a.b"], [""]])
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a#b"], [""]])
 def test_scorers_need_names_of_their_own(tmp_path: Path, names: list[str]):
-    """Rows of the file are told apart by name, and a dot marks a part."""
+    """Rows of the file are told apart by name, and # marks a part."""
     with pytest.raises(InputError, match="scorers"):
         evaluate(*sides(tmp_path), scorers=[Brightness(name) for name in names], out=tmp_path)
 

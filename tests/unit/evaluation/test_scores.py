@@ -59,6 +59,6 @@ def test_foreign_files_are_refused(tmp_path: Path):
 
 def test_known_scores_depend_on_image_prompt_and_spec():
     """Parts lie beside their score; what is not finite or has no image is tried again."""
-    part = replace(ROW, scorer="oracle.shape", score=0.25)
+    part = replace(ROW, scorer="oracle#shape", score=0.25)
     rows = [ROW, part, replace(ROW, prompt="other", score=math.nan), replace(ROW, image_sha256="")]
-    assert known_scores(rows) == {(ROW.image_sha256, ROW.prompt, ROW.scorer_spec): {"oracle": 0.5, "oracle.shape": 0.25}}
+    assert known_scores(rows) == {(ROW.image_sha256, ROW.prompt, ROW.scorer_spec): {"oracle": 0.5, "oracle#shape": 0.25}}
