@@ -208,10 +208,22 @@ def test_validation_of_an_endless_source_costs_a_bounded_number_of_rows() -> Non
         assert loader.validation() == []
 
 
+@pytest.mark.parametrize("latents", ["mean", "sample"])
+def test_posterior_noise_is_drawn_anew_each_time_a_pair_comes(latents: str) -> None:
+    """Four pairs in two epochs: their means are the same numbers again, their samples are not, though encoded once."""
+    with load(4, replace(BASE, latents=latents)) as loader:
+        first, second = by_id(loader.fetch(range(4))), by_id(loader.fetch(range(4, 8)))
+        assert loader.images_encoded == 8
+    assert [first[name][0] == second[name][0] for name in first] == [latents == "mean"] * 4
+
+
 def test_a_dropped_prompt_is_the_empty_one_for_both_sides() -> None:
     """About 30 % of 400 positions; the condition, one for w and l, is then exactly the empty prompt's; latents stay."""
     empty = SmallEncoder().encode_prompts([""]).tensors["text"][0]
-    with load(20, replace(BASE, prompt_dropout=0.3)) as loader, load(20) as never, load(20, replace(BASE, prompt_dropout=1.0)) as always:
+    some = replace(BASE, prompt_dropout=0.3)
+    with load(None, some) as one, load(None, some, seed=1) as other:
+        assert not torch.equal(one.fetch(range(40)).condition.tensors["text"], other.fetch(range(40)).condition.tensors["text"])
+    with load(20, some) as loader, load(20) as never, load(20, replace(BASE, prompt_dropout=1.0)) as always:
         batch, whole, bare = (each.fetch(range(400)) for each in (loader, never, always))
     dropped = [torch.equal(text, empty) for text in batch.condition.tensors["text"]]
     assert 80 < sum(dropped) < 160

@@ -45,8 +45,9 @@ def test_neighbours_in_the_order_are_neighbours_on_disk() -> None:
     """Within a window only the window's blocks are read: 11 of 400 here, where a global shuffle would read nearly all."""
     order = BlockShuffle(np.arange(40_000), 100, seed=0)
     width = window_blocks(100)
-    blocks = {order.locate(i)[1] // 100 for i in range(width * 100)}
-    assert len(blocks) == width == 11
+    blocks, next_epoch = ({order.locate(start + i)[1] // 100 for i in range(width * 100)} for start in (0, 40_000))
+    assert len(blocks) == len(next_epoch) == width == 11
+    assert blocks != next_epoch
     assert window_blocks(5000) == 2
 
 
