@@ -119,7 +119,7 @@ def _local_folder(path: str, key: str) -> Path | None:
 def _model_of_run(run: Path, key: str) -> Path:
     if (run / "model" / INDEX).is_file():
         return run / "model"
-    if (run / "model" / "config.json").is_file():
+    if (run / "model" / "unet" / "config.json").is_file():
         raise InputError(f"{key}={str(run)!r} is a run that saved its UNet alone: pass it as model.unet, and its base as model.path")
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     resume = f"; its newest checkpoint is {checkpoints[-1]}, usable as model.unet={checkpoints[-1] / 'policy'}" if checkpoints else ""

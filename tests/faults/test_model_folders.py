@@ -206,8 +206,14 @@ def an_unfinished_run(folder: Path) -> Path:
 
 def a_run_with_a_unet_alone(folder: Path) -> Path:
     run = an_unfinished_run(folder)
-    shutil.copytree(folder / "unet", run / "model")
+    shutil.copytree(folder / "unet", run / "model" / "unet")
     return run
+
+
+def test_a_run_with_a_unet_alone_is_an_override(folder: Path) -> None:
+    """What the refusal of such a run as a whole model advises works."""
+    run = a_run_with_a_unet_alone(folder)
+    assert load(ModelConfig(str(folder), unet=str(run))).fingerprint() == load(ModelConfig(str(folder))).fingerprint()
 
 
 @pytest.mark.parametrize(

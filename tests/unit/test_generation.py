@@ -179,6 +179,23 @@ def test_an_interrupted_call_is_completed(model: Model, tmp_path: Path, fault: C
     assert [r.prompt for r in read_records(tmp_path / "out")] == PROMPTS
 
 
+def test_a_call_interrupted_twice_reads_its_own_records(model: Model, tmp_path: Path) -> None:
+    """New lines never continue the half line that the first interruption left."""
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    generate(model, PROMPTS, tmp_path / "out", CONFIG)
+    tear_last_line(tmp_path / "out")
+    lose_picture(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, PROMPTS, tmp_path / "out", replace(CONFIG, batch=1), progress=interrupt)
+    assert [r.prompt_index for r in read_records(tmp_path / "out")] == [0, 1]
+    sizes = count_forwards(model)
+    assert [r.prompt_index for r in generate(model, PROMPTS, tmp_path / "out", CONFIG)] == [0, 1, 2]
+    assert sizes == [2] * 4
+
+
 def test_more_prompts_and_samples_extend_a_folder(model: Model, tmp_path: Path) -> None:
     """What is there already stays; records end in order."""
     generate(model, PROMPTS[:2], tmp_path / "out", CONFIG)
