@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+GUIDANCE = 3.0
+"""Classifier-free guidance at which the world's pipeline is sampled and judged."""
+
 
 def assets() -> Path:
     """The folder of everything that `inpo world build` made."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from inpo.world.shapes import BACKGROUNDS, COLOURS, OFFSET, OPPOSITE, PLACES, RELATIONS, SHAPES, SIDE, Item, Picture, Plane, Scene, coverage, parse
+from inpo.world.shapes import BACKGROUNDS, COLOURS, OFFSET, PLACES, RELATIONS, SHAPES, SIDE, Item, Picture, Plane, Scene, coverage, parse
 
 WEIGHTS = {"fidelity": 0.5, "composition": 0.2, "sharpness": 0.15, "contrast": 0.15}
 # Chroma below this is a background's; the most faded item keeps about 75.
@@ -27,7 +28,7 @@ _WIDTH = SIDE + 1  # One empty column, so that shifting a row by a bit cannot ru
 
 @dataclass(frozen=True)
 class Blob:
-    """One item as found: `cover` is its share of each pixel `[32, 32]`, `matches` its overlap with each shape of the same area and centre."""
+    """One item as found: its share of each pixel, `[32, 32]`, and its overlap with each shape of the same area and centre."""
 
     colour: str
     cover: Plane
@@ -81,15 +82,17 @@ def _unit_chroma(rgb: Plane) -> Plane:
     """The direction of each colour seen along the grey axis, `[…, 2]`; fading and mixing with grey leave it unchanged."""
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     plane = np.stack([r - 0.5 * (g + b), 0.866 * (g - b)], axis=-1)
-    return plane / np.maximum(np.sqrt((plane * plane).sum(-1, keepdims=True)), 1e-6)
+    unit: Plane = plane / np.maximum(np.sqrt((plane * plane).sum(-1, keepdims=True)), 1e-6)
+    return unit
 
 
 _HUES = _unit_chroma(np.asarray(list(COLOURS.values()), dtype=np.float32))
 
 
-def _hues(picture: Plane) -> np.ndarray:
+def _hues(picture: Plane) -> NDArray[np.intp]:
     """The index of the nearest hue of the palette, `[32, 32]`."""
-    return (_unit_chroma(picture) @ _HUES.T).argmax(-1)
+    nearest: NDArray[np.intp] = (_unit_chroma(picture) @ _HUES.T).argmax(-1)
+    return nearest
 
 
 def _to_bits(mask: np.ndarray) -> int:
@@ -193,12 +196,12 @@ def parts(image: Picture, prompt: str) -> dict[str, float]:
     """Fidelity, composition, sharpness and contrast, each in [0, 1]. `image`: uint8 `[32, 32, 3]`."""
     scene, seen = parse(prompt), see(image)
     found = _assign(scene, seen.blobs)
+    right = _attributes(scene, seen, found)
     pairs = [(item, centre, blob) for item, centre, blob in zip(scene.items, scene.centres(), found, strict=True) if blob is not None]
     if not pairs:
-        return {"fidelity": sum(_attributes(scene, seen, found)) / (3 + 3 * len(found)), "composition": 0.0, "sharpness": 0.0, "contrast": 0.0}
+        return {"fidelity": 0.8 * sum(right) / len(right), "composition": 0.0, "sharpness": 0.0, "contrast": 0.0}
     share = len(pairs) / len(scene.items)
     form = float(np.mean([np.clip((blob.matches[item.shape] - 0.6) / 0.35, 0, 1) for item, _, blob in pairs]))
-    right = _attributes(scene, seen, found)
     return {
         "fidelity": 0.8 * sum(right) / len(right) + 0.2 * share * form,
         "composition": share * float(np.mean([_placement(centre, blob) for _, centre, blob in pairs])),
@@ -253,9 +256,9 @@ class OracleScorer:
 
     def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """fp32 `[B]` in [0, 1]; `images` are uint8 `[32, 32, 3]`."""
-        return torch.tensor([score(image.cpu().numpy(), prompt) for image, prompt in zip(images, prompts, strict=True)], dtype=torch.float32)
+        return torch.tensor([score(image.cpu().numpy(), prompt) for image, prompt in zip(images, prompts, strict=True)])
 
     def parts(self, images: Sequence[Tensor], prompts: Sequence[str]) -> dict[str, Tensor]:
         """Each part, fp32 `[B]`."""
         rows = [parts(image.cpu().numpy(), prompt) for image, prompt in zip(images, prompts, strict=True)]
-        return {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in WEIGHTS}
+        return {name: torch.tensor([row[name] for row in rows]) for name in WEIGHTS}

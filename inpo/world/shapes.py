@@ -7,6 +7,7 @@ drawn with an `Imperfection`. Pictures are uint8 `[32, 32, 3]`; lengths are in p
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -74,7 +75,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Imperfection:
-    """What can be wrong with a picture: the scene shown instead, a shift of everything and a scale, blur (σ), fading (0–1), mottling (σ in grey levels)."""
+    """What can be wrong with a picture: the scene shown instead, a shift and a scale of the items, blur (σ in pixels), fading (0–1), noise.
+
+    Noise is mottling, its σ in grey levels.
+    """
 
     shown: Scene | None = None
     shift: tuple[float, float] = (0.0, 0.0)
@@ -86,9 +90,10 @@ class Imperfection:
 
 CLEAN = Imperfection()
 
-_ONE = re.compile(rf"a (big|small) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (?:on|at the (left|right|top|bottom) of) a ({'|'.join(BACKGROUNDS)}) background")
-_ITEM = rf"a ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
-_TWO = re.compile(rf"{_ITEM} ({'|'.join(RELATIONS)}) {_ITEM} on a ({'|'.join(BACKGROUNDS)}) background")
+_LOOK = rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+_GROUND = rf"a ({'|'.join(BACKGROUNDS)}) background"
+_ONE = re.compile(rf"a (big|small) {_LOOK} (?:on|at the (left|right|top|bottom) of) {_GROUND}")
+_TWO = re.compile(rf"a {_LOOK} ({'|'.join(RELATIONS)}) a {_LOOK} on {_GROUND}")
 
 
 @cache
@@ -104,7 +109,7 @@ def parse(prompt: str) -> Scene:
 
 
 def _singles() -> list[list[Scene]]:
-    """All scenes of one item, grouped by composition: colour, shape and background. Big items fill the picture, so they are always central."""
+    """All scenes of one item, grouped by composition: colour, shape, background. Big items fill the picture, so they are always central."""
     groups = product(COLOURS, SHAPES, BACKGROUNDS)
     looks = [("big", "centre"), *(("small", place) for place in PLACES)]
     return [[Scene((Item(c, s),), b, size, place) for size, place in looks] for c, s, b in groups]
@@ -161,21 +166,24 @@ def coverage(shape: str, centre: tuple[float, float], radius: float) -> Plane:
         # Base and height both 2.3 radii; its slanted sides have slope 2, so their normal is (2, -1) / sqrt(5).
         half = 1.15 * radius
         distance = np.maximum(y - half, (2 * np.abs(x) - y - half) / np.sqrt(5.0))
-    return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
+    covered: Plane = np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
+    return covered
 
 
 @cache
 def _blurring(sigma: float) -> Plane:
     """The matrix that blurs 32 pixels in a line; its rows sum to 1, so edges of the picture do not darken."""
     weight = np.exp(-0.5 * ((_AXIS[:, None] - _AXIS[None, :]) / sigma) ** 2)
-    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    kernel: Plane = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    return kernel
 
 
 @cache
 def _upsampling() -> Plane:
     """The matrix that stretches 8 values to 32 pixels, linearly."""
     grid = (np.arange(8, dtype=np.float32) + 0.5) * 4
-    return np.clip(1 - np.abs(_AXIS[:, None] - grid[None, :]) / 4, 0, 1).astype(np.float32)
+    kernel: Plane = np.clip(1 - np.abs(_AXIS[:, None] - grid[None, :]) / 4, 0, 1).astype(np.float32)
+    return kernel
 
 
 def render(scene: Scene, rng: np.random.Generator, imperfection: Imperfection = CLEAN) -> Picture:
@@ -215,7 +223,7 @@ def slip(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, items=tuple(items))
 
 
-def _other(choices: dict[str, tuple[int, ...]] | dict[str, tuple[float, float]] | dict[str, str] | tuple[str, ...], but: str, rng: np.random.Generator) -> str:
+def _other(choices: Iterable[str], but: str, rng: np.random.Generator) -> str:
     return str(rng.choice([choice for choice in choices if choice != but]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 
 import numpy as np
@@ -41,14 +41,15 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def draw_pictures(rng: np.random.Generator, count: int) -> tuple[list[Picture], list[str]]:
-    """Pictures of the pretraining law and their captions, every second one of two items."""
+def draw_pictures(rng: np.random.Generator, count: int, *, slips: bool = True) -> tuple[list[Picture], list[str]]:
+    """Pictures of the pretraining law and their captions, every second one of two items. Without `slips` every caption is true."""
     scenes = everything()
     ones = sum(not scene.relation for scene in scenes)
     pictures, captions = [], []
     for i in range(count):
         scene = scenes[rng.integers(ones) if i % 2 else rng.integers(ones, len(scenes))]
-        pictures.append(render(scene, rng, imperfect(scene, rng)))
+        imperfection = imperfect(scene, rng)
+        pictures.append(render(scene, rng, imperfection if slips else replace(imperfection, shown=None)))
         captions.append(scene.caption)
     return pictures, captions
 
@@ -86,7 +87,7 @@ def train_vae(how: VaeTraining) -> AutoencoderKL:
         optimizer.step()
         schedule.step()
         if step % 200 == 0 or step == how.steps:
-            log.info("vae step %d: mse %.5f, l1 %.4f, loss %.4f", step, error.square().mean(), error.abs().mean(), loss)
+            log.info("vae step %d: mse %.5f, loss %.4f", step, float(error.detach().square().mean()), float(loss.detach()))
     vae.eval()
     latents = encode(vae, draw_pictures(rng, 512)[0])[0]
     vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
@@ -103,7 +104,8 @@ def encode(vae: AutoencoderKL, pictures: list[Picture]) -> tuple[Tensor, Tensor]
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> list[Picture]:
     """Pictures of unscaled latents."""
-    return [picture for part in latents.split(256) for picture in to_pictures(vae.decode(part).sample)]
+    parts = (latents[i : i + 256] for i in range(0, len(latents), 256))
+    return [picture for part in parts for picture in to_pictures(vae.decode(part).sample)]
 
 
 def vae_error(vae: AutoencoderKL, count: int, seed: int) -> float:
