@@ -67,7 +67,8 @@ class Churn:
     noise: Tensor
 
 
-ChurnRule = Callable[[int, Level, Level], Churn | None]
+ChurnRule = Callable[[int, Tensor, Level, Level], Churn | None]
+"""(step, x_r, r, s): how the step from r to s departs from DDIM; None where it does not."""
 
 
 def transfer(kind: Prediction, x_r: Tensor, prediction: Tensor, r: Level, s: Level) -> Tensor:
@@ -117,22 +118,24 @@ def invert(
     solver: Solver | None = None,
     churn: ChurnRule | None = None,
 ) -> Tensor:
-    """Walks x_0 `[B,C,H,W]` up the deterministic trajectory to x_t at nodes[-1] (M4); nodes[0] is the clean node.
+    """Walks x_0 `[B,C,H,W]` up the deterministic trajectory to x_t (M4), each example on its own grid; nodes[0] is the clean node.
 
-    k = len(nodes) − 1 steps and, with the default first-order solver, k network evaluations: the first at the clean node,
-    the last one Δ before t. Grids are per example but all examples share k. `churn` makes steps stochastic (order 1 only).
-    Raises `ValueError` for a solver that cannot run here (see `Solver`).
+    A node has a row for each example that reaches it, and examples that stop early stand last (`Schedule.inversion_nodes`).
+    With the default first-order solver an example of k steps costs k network evaluations: the first at the clean node, the last
+    one Δ before t. `churn` makes steps stochastic (order 1 only). Raises `ValueError` for a solver that cannot run here.
     """
     solver = solver or Solver()
     solver.require(nodes, stochastic=churn is not None)
     history = _History(denoiser, condition, solver)
-    x = x_0
+    x, arrived = x_0, []
     for j, (r, s) in enumerate(pairwise(nodes)):
+        arrived.append(x[len(s) :])
+        x, r = x[: len(s)], r[: len(s)]
         prediction = history.prediction(x, r, s)
-        added = None if churn is None else churn(j, r, s)
+        added = None if churn is None else churn(j, x, r, s)
         kind = history.kind
         x = transfer(kind, x, prediction, r, s) if added is None else churned_transfer(kind, x, prediction, (r, s), added)
-    return x
+    return torch.cat([x, *reversed(arrived)])
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ class _History:
         return mixed
 
     def _slope(self, x: Tensor, level: Level) -> Tensor:
-        answer = ask(self.denoiser, x, level, self.condition)
+        answer = ask(self.denoiser, x, level, self.condition[: len(level)])
         return answer if self.kind == self.denoiser.prediction else to_x_0_and_eps(self.denoiser.prediction, x, answer, level)[1]
 
     def _heun(self, x: Tensor, slope: Tensor, levels: tuple[Level, Level], predicted: Tensor | None = None) -> Tensor:
@@ -205,7 +208,7 @@ class _History:
     def _extrapolated(self, slope: Tensor, x: Tensor, levels: tuple[Level, Level]) -> Tensor:
         """ε̃ = (1 + ρ/2) ε̂_n − (ρ/2) ε̂_{n−1} with ρ the ratio of this step to the last one, in ς."""
         assert self.previous is not None
-        before, q = self.previous
+        before, q = self.previous[0][: len(x)], self.previous[1][: len(x)]
         at_q, at_r, at_s = (self._variable(level, x) for level in (q, *levels))
         half_ratio = (at_s - at_r) / (at_r - at_q) / 2
         return (1 + half_ratio) * slope - half_ratio * before

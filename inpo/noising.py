@@ -6,7 +6,6 @@ the points at which policy and reference are then compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -18,7 +17,7 @@ from inpo.ddim import Churn, ChurnRule, Solver
 from inpo.randomness import PairNoise
 from inpo.release import ReleaseGrid
 from inpo.schedule import Level, Schedule
-from inpo.types import Condition, Denoiser, Noised, NoisedPairs, PairBatch
+from inpo.types import Denoiser, Noised, NoisedPairs, PairBatch
 
 Inverter = Literal["policy", "reference"]
 
@@ -107,13 +106,13 @@ class Inversion:
     def __call__(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
     ) -> NoisedPairs:
-        """See `Noising`. Pairs are inverted in groups of equal k, `batch_pairs` at most in each, and returned in their order."""
-        k = self.bucket(denoiser.schedule, t)
-        groups = list(_equal_groups(k, batch_pairs))
+        """See `Noising`. Pairs walk together, the longest walks first; each leaves when it has landed. They return in their order."""
+        order = self.bucket(denoiser.schedule, t).argsort(descending=True, stable=True).tolist()
+        groups = [order[i : i + batch_pairs] for i in range(0, len(order), batch_pairs)]
         done = [self._invert_pairs(denoiser, pairs[rows], t[rows], noise[rows], lose=lose) for rows in groups]
-        order = torch.argsort(torch.tensor([row for rows in groups for row in rows]))
-        win = _gather([win for win, _ in done], order)
-        loser = _gather([loser for _, loser in done if loser is not None], order) if lose else None
+        back = torch.tensor(order).argsort()
+        win = _gather([win for win, _ in done], back)
+        loser = _gather([loser for _, loser in done if loser is not None], back) if lose else None
         return NoisedPairs(win, loser, pairs.condition, pairs.preference)
 
     def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -130,33 +129,33 @@ class Inversion:
     def _invert_pairs(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool
     ) -> tuple[Noised, Noised | None]:
-        x_0 = torch.cat([pairs.win, pairs.lose]) if lose else pairs.win
-        condition = Condition.cat([pairs.condition, pairs.condition]) if lose else pairs.condition
-        # One grid for both sides: the pair shares its time and its condition throughout.
-        nodes = self._nodes(denoiser, torch.cat([t, t]) if lose else t)
-        churn = self._churn(denoiser, x_0, noise, lose=lose)
-        x_t = ddim.invert(denoiser, x_0, nodes, condition, solver=self.solver, churn=churn)
-        both = self._point(denoiser, x_0, x_t, denoiser.schedule.at(torch.cat([t, t]) if lose else t))
-        return (both[: len(pairs)], both[len(pairs) :]) if lose else (both, None)
+        sides = 2 if lose else 1
+        # A pair's winner and loser stand together: they share time, grid and condition, and land together.
+        x_0 = torch.stack([pairs.win, pairs.lose], dim=1).flatten(0, 1) if lose else pairs.win
+        rows = [row for row in range(len(pairs)) for _ in range(sides)]
+        nodes = self._nodes(denoiser.schedule, t[rows])
+        churn = self._churn(denoiser.schedule, noise, sides)
+        x_t = ddim.invert(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn)
+        both = self._point(denoiser, x_0, x_t, denoiser.schedule.at(t[rows]))
+        return (both[0::2], both[1::2]) if lose else (both, None)
 
-    def _nodes(self, denoiser: Denoiser, t: Tensor) -> list[Level]:
+    def _nodes(self, schedule: Schedule, t: Tensor) -> list[Level]:
         if self.compat:
-            return ReleaseGrid.of(denoiser.schedule, self.inversion_steps).nodes(t)
-        return [denoiser.schedule.clean(len(t)), *denoiser.schedule.inversion_nodes(t, self.inversion_steps)]
+            return ReleaseGrid.of(schedule, self.inversion_steps).nodes(t)
+        return [schedule.clean(len(t)), *schedule.inversion_nodes(t, self.inversion_steps)]
 
-    def _churn(self, denoiser: Denoiser, x_0: Tensor, noise: PairNoise, *, lose: bool) -> ChurnRule | None:
+    def _churn(self, schedule: Schedule, noise: PairNoise, sides: int) -> ChurnRule | None:
         if not self.eta and not self.compat:
             return None
 
-        def rule(j: int, r: Level, s: Level) -> Churn:
-            half = x_0[: len(noise.positions)]
-            parts = [noise.normal(f"invert/win/{j}", half)]
-            if lose:
-                parts.append(parts[0] if self.shared_noise else noise.normal(f"invert/lose/{j}", half))
-            n = torch.cat(parts)
+        def rule(j: int, x: Tensor, r: Level, s: Level) -> Churn:
+            walking = noise[range(len(x) // sides)]
+            win = walking.normal(f"invert/win/{j}", x[::sides])
+            other = win if self.shared_noise or sides == 1 else walking.normal(f"invert/lose/{j}", x[::sides])
+            n = torch.stack([win, other][:sides], dim=1).flatten(0, 1)
             if self.compat:
-                return ReleaseGrid.of(denoiser.schedule, self.inversion_steps).churn(x_0, r, s, noise=n)
-            return ddim.eta_churn(x_0, r, s, eta=self.eta, noise=n)
+                return ReleaseGrid.of(schedule, self.inversion_steps).churn(x, r, s, noise=n)
+            return ddim.eta_churn(x, r, s, eta=self.eta, noise=n)
 
         return rule
 
@@ -164,12 +163,6 @@ class Inversion:
     def _point(denoiser: Denoiser, x_0: Tensor, x_t: Tensor, level: Level) -> Noised:
         tau = ddim.implied_noise(x_0, x_t, level)
         return Noised(x_t, level.t, ddim.target(denoiser.prediction, x_0, tau, level), tau)
-
-
-def _equal_groups(k: Tensor, size: int) -> Iterator[list[int]]:
-    for value in sorted(set(k.tolist())):
-        rows = (k == value).nonzero().flatten().tolist()
-        yield from (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 def _gather(parts: list[Noised], order: Tensor) -> Noised:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from inpo.ddim import Churn
-from inpo.schedule import Level, Schedule, VPSchedule
+from inpo.schedule import Level, Schedule, VPSchedule, reaching
 
 NOISE_SHARE = 0.1
 FIRST_INDEX = 1
@@ -48,9 +48,9 @@ class ReleaseGrid:
         return (grid[None, :] < t[:, None]).sum(dim=1)
 
     def nodes(self, t: Tensor) -> list[Level]:
-        """The levels walked through, source first, for times that share one count; the last one is the release's end, not t."""
-        k = int(self.count(t)[0])
-        return [self._level(FIRST_INDEX - self.stride + j * self.stride, t) for j in range(k + 1)]
+        """The levels walked through, source first, for times sorted by falling count; the last ones are the release's ends, not t."""
+        rows = [len(t), *reaching(self.count(t))]
+        return [self._level(FIRST_INDEX - self.stride + j * self.stride, t[:count]) for j, count in enumerate(rows)]
 
     def _level(self, index: int, t: Tensor) -> Level:
         times = torch.full_like(t, index)

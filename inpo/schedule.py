@@ -29,6 +29,12 @@ class Level:
     sigma: Tensor
     t: Tensor
 
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, rows: slice) -> Level:
+        return Level(self.alpha[rows], self.sigma[rows], self.t[rows])
+
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(α, σ) as `[B,1,1,1]` in the dtype of `x`. Raises `TypeError` for half precision, where the algebra loses σ_0."""
         if x.dtype in (torch.float16, torch.bfloat16):
@@ -53,7 +59,10 @@ class Schedule(Protocol):
         """k(t), `[B]` in 1…steps: how many network evaluations an inversion that lands on t takes."""
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
-        """The nodes n_1 … n_k = t of times that share one k(t)."""
+        """The nodes n_1, n_2, … of times sorted by falling k(t): n_j has a row for each time with k ≥ j, and is t itself where k = j.
+
+        Raises `ValueError` for times in another order.
+        """
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """From pure noise to the sampler's last node, for `count` examples: `steps` + 1 levels."""
@@ -62,10 +71,14 @@ class Schedule(Protocol):
         """What the network is shown for t."""
 
 
-def _shared_bucket(k: Tensor) -> int:
-    if not bool((k == k[0]).all()):
-        raise ValueError(f"an inversion group needs one number of evaluations, got {sorted(set(k.tolist()))}: group pairs by bucket first")
-    return int(k[0])
+def reaching(k: Tensor) -> list[int]:
+    """How many of these walks have a node n_1, n_2, …: rows that stop early stand last, so that the others stay one block.
+
+    Raises `ValueError` if `k` `[B]` does not fall.
+    """
+    if bool((k.diff() > 0).any()):
+        raise ValueError(f"walks must be sorted by falling number of steps, got {k.tolist()}")
+    return [int((k >= j).sum()) for j in range(1, int(k[0]) + 1)]
 
 
 @dataclass(frozen=True)
@@ -115,8 +128,9 @@ class VPSchedule:
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """n_j = t − (k − j) T/N, rounded to whole times; the short step is the first, and the last node is t itself."""
-        k = _shared_bucket(self.bucket(t, steps))
-        return [self.at(t - round((k - j) * self.length / steps)) for j in range(1, k + 1)]
+        k = self.bucket(t, steps)
+        back = torch.tensor([round(i * self.length / steps) for i in range(steps)], device=t.device)
+        return [self.at(t[:count] - back[k[:count] - j]) for j, count in enumerate(reaching(k), start=1)]
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """DDIMScheduler's times for this spacing, noisiest first, then the final node. Raises `ValueError` outside 1…T steps."""
@@ -169,8 +183,8 @@ class FlowSchedule:
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """n_j = t − (k − j)/N; the short step is the first."""
-        k = _shared_bucket(self.bucket(t, steps))
-        return [self.at((t - (k - j) / steps).clamp(min=torch.finfo(self.dtype).tiny)) for j in range(1, k + 1)]
+        k, least = self.bucket(t, steps), torch.finfo(self.dtype).tiny
+        return [self.at((t[:count] - (k[:count] - j).to(self.dtype) / steps).clamp(min=least)) for j, count in enumerate(reaching(k), start=1)]
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """FlowMatchEulerDiscreteScheduler's grid: it bends the ends of the training table, then the grid between them again."""

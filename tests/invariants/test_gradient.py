@@ -1,4 +1,4 @@
-"""The accumulated gradient of one optimiser step does not depend on how the step is cut (METHOD §6.7, §6.8)."""
+"""The accumulated gradient of one optimiser step does not depend on how the step is cut (docs/method.md §6.7, §6.8)."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def test_eta_one_is_the_forward_process() -> None:
     generator = torch.Generator().manual_seed(0)
     wild = ConstantDenoiser(schedule, torch.tensor([[[[37.0, -5.0]]]], dtype=F64))
 
-    def churn(j: int, r: Level, s: Level) -> ddim.Churn:
+    def churn(j: int, x: torch.Tensor, r: Level, s: Level) -> ddim.Churn:
         return ddim.eta_churn(x_0, r, s, eta=1.0, noise=torch.randn(x_0.shape, generator=generator, dtype=F64))
 
     x_t = ddim.invert(wild, x_0, path(schedule, t, 10), condition(n), churn=churn)
@@ -200,7 +200,7 @@ def test_eta_zero_is_the_deterministic_step() -> None:
 def test_noise_and_higher_orders_exclude_each_other() -> None:
     schedule = sd_schedule()
     with pytest.raises(ValueError, match="order=1"):
-        ddim.invert(AffineDenoiser(schedule), some(1), path(schedule, torch.tensor([250]), 10), condition(1), solver=Solver(2), churn=lambda j, r, s: None)
+        ddim.invert(AffineDenoiser(schedule), some(1), path(schedule, torch.tensor([250]), 10), condition(1), solver=Solver(2), churn=lambda j, x, r, s: None)
 
 
 @pytest.mark.parametrize("bad", [{"order": 3}, {"corrector_steps": -1}, {"order": 2, "corrector_steps": 1}])

@@ -65,9 +65,17 @@ def test_every_flow_time_has_a_grid_that_lands_on_it(t: float, steps: int) -> No
     assert all(b - a == pytest.approx(1 / steps, abs=1e-9) for a, b in zip(nodes, nodes[1:], strict=False))
 
 
-def test_a_group_of_different_buckets_is_refused() -> None:
-    """One k for a group: a grid shared by different k would be the released code's mistake of the first example's time."""
-    with pytest.raises(ValueError, match="bucket"):
+def test_walks_of_different_length_share_their_nodes() -> None:
+    """t = 950, 250, 40 with N = 10 (k = 10, 3, 1): n_1 = (50, 50, 40), n_2 = (150, 150), n_3 = (250, 250), n_4 = (350) … n_10 = (950)."""
+    nodes = sd_schedule().inversion_nodes(torch.tensor([950, 250, 40]), 10)
+    assert [node.t.tolist() for node in nodes] == [[50, 50, 40], [150, 150], [250, 250], *([t] for t in range(350, 951, 100))]
+    flow = flow_schedule().inversion_nodes(torch.tensor([0.75, 0.25], dtype=F64), 2)
+    assert [node.t.tolist() for node in flow] == [[0.25, 0.25], [0.75]]
+
+
+def test_walks_out_of_order_are_refused() -> None:
+    """A longer walk behind a shorter one would be cut off: said, instead of done."""
+    with pytest.raises(ValueError, match="falling"):
         sd_schedule().inversion_nodes(torch.tensor([50, 950]), 10)
 
 
