@@ -24,7 +24,8 @@ BACKGROUNDS = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (12, 
 RADII = {"big": 10.5, "small": 5.5, "": 5.5}
 OFFSET = 8.0
 PLACES = {"centre": (0.0, 0.0), "left": (-OFFSET, 0.0), "right": (OFFSET, 0.0), "top": (0.0, -OFFSET), "bottom": (0.0, OFFSET)}
-RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
+# Their opposites would be other words for the same pictures, and a text encoder this small does not learn the exchange that they ask for.
+RELATIONS = {"left of": "left", "above": "top"}
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top", "centre": "centre"}
 
 Picture = NDArray[np.uint8]
@@ -211,6 +212,8 @@ def slip(scene: Scene, rng: np.random.Generator) -> Scene:
     if kind == "background":
         return replace(scene, background=_other(BACKGROUNDS, scene.background, rng))
     if kind == "where":
+        if scene.relation and rng.random() < 0.5:
+            return replace(scene, items=scene.items[::-1])
         if scene.relation:
             return replace(scene, relation=_other(RELATIONS, scene.relation, rng))
         return replace(scene, size="small", place=_other(PLACES, scene.place, rng))

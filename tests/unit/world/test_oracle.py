@@ -50,7 +50,7 @@ def test_a_wrong_attribute_is_found() -> None:
 @pytest.mark.parametrize(
     ("shown", "asked"),
     [
-        ("a red circle left of a blue square on a white background", "a red circle right of a blue square on a white background"),
+        ("a red circle left of a blue square on a white background", "a blue square left of a red circle on a white background"),
         ("a red circle above a blue square on a white background", "a red circle left of a blue square on a white background"),
         ("a red circle left of a blue square on a white background", "a blue circle left of a red square on a white background"),
         ("a small red circle on a black background", "a big red circle on a black background"),

@@ -1,0 +1,146 @@
+"""A whole build in seconds: the stages fit together and write what others load. How good a real one is, its log says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from inpo import world
+from inpo.data.config import DataConfig
+from inpo.data.sources import ParquetPairs
+from inpo.errors import InputError
+from inpo.evaluation.rewards.pickscore import PickScore
+from inpo.world.build import BuildSettings, build
+from inpo.world.pack import BASE, RENDERER, Packing
+from inpo.world.pairs import WorldPairs
+from inpo.world.scorer import ScorerTraining, contrast
+from inpo.world.shapes import everything
+from inpo.world.tokenizer import MAX_TOKENS, make_tokenizer
+from inpo.world.unet import Leg, UnetTraining, draw_times, make_unet
+from inpo.world.vae import VaeTraining, cosine, draw_pictures, to_pictures, to_tensor
+
+QUICK = BuildSettings(
+    vae=VaeTraining(steps=3, batch=4),
+    unet=UnetTraining(legs=(Leg(2, 2), Leg(2, 4, high_share=0.5, weight_cap=8.0)), batch=4, pool=16, save_every=2),
+    scorer=ScorerTraining(steps=2, batch=4),
+    packing=Packing(sampled=3, rendered=3, steps=2, batch=2),
+    judged=4,
+    judged_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world")
+    build(out, QUICK)
+    return out
+
+
+def test_a_build_writes_every_asset_and_its_hash(built: Path) -> None:
+    """hashes.json lists the files of the build, no scratch, with their sha256; the log names seeds, times and floors."""
+    hashes = json.loads((built / "hashes.json").read_text())
+    assert {name.split("/")[0] for name in hashes} == {"pipeline", "scorer", "pairs.parquet", "build.log"}
+    assert all(hashlib.sha256((built / name).read_bytes()).hexdigest() == value for name, value in hashes.items())
+    log = (built / "build.log").read_text()
+    assert all(text in log for text in ("seed", "stage unet took", "floor: two items", "measured: vae mse"))
+
+
+def test_diffusers_loads_the_pipeline_in_fp32(built: Path) -> None:
+    """`from_pretrained` without any option gives an fp32 pipeline that makes 32×32 pictures, from safetensors alone."""
+    pipeline = StableDiffusionPipeline.from_pretrained(built / "pipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    assert {next(part.parameters()).dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
+    assert pipeline.safety_checker is None
+    assert pipeline(everything()[0].caption, num_inference_steps=2).images[0].size == (32, 32)
+    assert not list((built / "pipeline").rglob("*.bin"))
+
+
+def test_the_scorer_folder_is_in_pickscores_format(built: Path) -> None:
+    """The general loader reads it, and it tells pictures from one another."""
+    pictures, captions = draw_pictures(np.random.default_rng(0), 4)
+    scores = PickScore(built / "scorer").score([torch.from_numpy(picture) for picture in pictures], captions)
+    assert scores.shape == (4,)
+    assert len(set(scores.tolist())) == 4
+
+
+def test_the_packaged_pairs_are_valid_and_of_both_kinds(built: Path) -> None:
+    """The general reader finds nothing wrong with them; base and renderer both contribute; the endless source continues them."""
+    pairs = ParquetPairs.open(DataConfig(str(built / "pairs.parquet"), ties="half"))
+    assert pairs.size == 6
+    endless = WorldPairs(packaged=built / "pairs.parquet")
+    assert endless[0].id in {pairs[i].id for i in range(6)}
+    import pyarrow.parquet as pq
+
+    assert set(pq.read_table(built / "pairs.parquet").column("model_0").to_pylist()) == {BASE, RENDERER}
+
+
+def test_a_finished_build_is_not_overwritten(built: Path) -> None:
+    """A folder that holds a build is refused."""
+    with pytest.raises(InputError, match="finished build"):
+        build(built, QUICK)
+
+
+def test_stages_that_are_there_are_not_made_again(built: Path, tmp_path: Path) -> None:
+    """With the VAE and the pipeline of an earlier build in place, neither is trained."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "vae").symlink_to(built / "scratch" / "vae")
+    (tmp_path / "pipeline").symlink_to(built / "pipeline")
+    never = replace(QUICK, vae=VaeTraining(steps=10**9), unet=UnetTraining(legs=(Leg(10**9, 1),)))
+    assert build(tmp_path, never)["vae mse"] > 0
+
+
+def test_every_word_of_the_world_is_one_token() -> None:
+    """Captions fit with their start and end, and other text splits into pieces that are known."""
+    tokenizer = make_tokenizer()
+    for scene in everything()[::11]:
+        tokens = tokenizer.tokenize(scene.caption)
+        assert len(tokens) == len(scene.caption.split())
+        assert len(tokens) + 2 <= MAX_TOKENS
+    assert tokenizer.unk_token_id not in tokenizer("a zebra über Ω", add_special_tokens=False).input_ids
+
+
+def test_the_unet_keeps_to_its_budget() -> None:
+    """At most 2.5 M parameters, so that it trains on a laptop."""
+    assert sum(parameter.numel() for parameter in make_unet().parameters()) <= 2_500_000
+
+
+def test_pictures_survive_the_trip_through_tensors() -> None:
+    """uint8 to [−1, 1] and back is the identity."""
+    pictures, captions = draw_pictures(np.random.default_rng(0), 6)
+    assert all((a == b).all() for a, b in zip(pictures, to_pictures(to_tensor(pictures)), strict=True))
+    assert len(captions) == 6
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    """Warm-up is linear and the end nearly 0."""
+    factor = cosine(1000, 100)
+    assert [factor(0), factor(49)] == [0.01, 0.5]
+    assert factor(1000) < 0.002 < factor(500) < factor(100)
+
+
+def test_high_times_are_drawn_as_often_as_asked() -> None:
+    """A share of ½ on [700, 1000) on top of the uniform law makes 65 % of the times that high."""
+    torch.manual_seed(0)
+    times = draw_times(20_000, 0.5)
+    assert (times >= 700).float().mean().item() == pytest.approx(0.65, abs=0.02)
+    assert 0 <= times.min() < 10 < 990 < times.max() < 1000
+
+
+def test_a_caption_that_happens_to_be_right_is_no_negative() -> None:
+    """Two pictures of one caption do not push each other away: with it masked, a perfect similarity has no loss."""
+    similarity = torch.tensor([[50.0, 50.0, 0.0, 0.0], [50.0, 50.0, 0.0, 0.0]])
+    assert contrast(similarity, ["same", "same"], ["other", "else"]).item() == pytest.approx(0, abs=1e-6)
+    assert contrast(similarity, ["one", "two"], ["other", "else"]).item() == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_the_worlds_paths_are_in_its_package() -> None:
+    """Assets are found beside the code, wherever it is installed."""
+    assert {path.parent for path in (world.pipeline_path(), world.scorer_path(), world.pairs_path())} == {world.assets()}
+    assert world.assets().parent == Path(world.__file__).parent
