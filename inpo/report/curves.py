@@ -72,8 +72,8 @@ def step_charts(run: RunFolder) -> tuple[Chart, ...]:
 
 
 def bucket_charts(run: RunFolder) -> tuple[Chart, ...]:
-    """The same by the number of evaluations k that an inversion took (more noise to the right)."""
-    axis = "inversion steps k"
+    """The same by k, the tenth of the path from data to noise; with ten inversion steps it is their number for the pair."""
+    axis = "tenth of the path, k"
     charts = (
         line_chart(panel.title, _series(run, panel, _buckets), note=panel.note, x_label=axis, reference=panel.reference, smooth=False)
         for panel in BY_BUCKET

@@ -85,6 +85,8 @@ def plain(value: object) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
         return re.sub(r"e([+-])0+", r"e\1", f"{value:.4g}")
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "none"
     return str(value)
 
 

