@@ -28,8 +28,8 @@ BASE, RENDERER = "world-base", "world-renderer"
 class Packing:
     """`sampled` pairs from the base in `steps` DDIM steps, and `rendered` ones."""
 
-    sampled: int = 1600
-    rendered: int = 1600
+    sampled: int = 1450
+    rendered: int = 1750
     steps: int = 20
     batch: int = 128
     seed: int = 14

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class ScorerTraining:
     """How the scorer is trained: contrastively, against the other captions of the batch and as many that are wrong in one attribute."""
 
-    steps: int = 2500
+    steps: int = 2000
     batch: int = 64
     lr: float = 1e-3
     seed: int = 13

@@ -40,7 +40,7 @@ class Leg:
 
 # Under the plain loss shapes, colours and sizes are soon right, but not which item goes where: that is settled at the noisiest times,
 # where it changes ε by little. So the second leg looks there more often, and weighs errors nearly as errors in x_0.
-LEGS = (Leg(3500, 9000), Leg(4400, 4400, high_share=0.5, weight_cap=8.0, seed=22))
+LEGS = (Leg(2200, 4400), Leg(1300, 1300, high_share=0.5, weight_cap=8.0, seed=22))
 
 
 @dataclass(frozen=True)
