@@ -238,6 +238,22 @@ def test_validation_is_the_same_every_time_and_of_the_current_weights() -> None:
     assert made.validation()["margin"] != first["margin"]
 
 
+class OneBatch(MemoryLoader):
+    """The held-out pairs, all at once."""
+
+    def validation(self) -> Sequence[PairBatch]:
+        """One batch."""
+        return [self.pairs(range(self.size, self.size + self.held_out))]
+
+
+def test_held_out_numbers_do_not_depend_on_the_batches() -> None:
+    """Batches of 5 and 2, or one of 7: each pair keeps its own time and noise."""
+    loaders = (MemoryLoader(held_out=7), OneBatch(held_out=7))
+    cut, whole = (trainer(loader, subject=moved_subject(), name="diffusion-dpo").validation() for loader in loaders)
+    assert cut["implicit_accuracy"] == whole["implicit_accuracy"]
+    assert math.isclose(cut["margin"], whole["margin"], rel_tol=1e-4)
+
+
 def test_validation_without_margin_or_pairs() -> None:
     """SFT has null numbers; with nothing held out there is no such entry."""
     assert trainer(MemoryLoader(held_out=3), name="sft").validation() == {"implicit_accuracy": None, "margin": None, "n": 3}
