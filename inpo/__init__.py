@@ -1,6 +1,6 @@
 """Preference alignment for text-to-image diffusion models: DDIM-InPO and the methods it stands among.
 
-`import inpo` costs torch and no more: everything below is imported when it is first used.
+`import inpo` costs next to nothing: everything below, torch too, is imported when it is first used.
 
     import inpo
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
-
-import torch  # noqa: F401  # what every use needs; see the docstring
 
 if TYPE_CHECKING:
     from inpo import demo, methods, report

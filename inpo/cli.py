@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from inpo.evaluation.summary import Summary
     from inpo.generation import GenerationConfig
 
 app = typer.Typer(
@@ -47,8 +46,8 @@ def demo(
     null: Annotated[bool, typer.Option("--null", help="Add the control that trains on shuffled labels.")] = False,
 ) -> None:
     """See a model become preferred, in minutes."""
-    from inpo.demo import run_demo
     from inpo.console import print_summary
+    from inpo.demo import run_demo
 
     result = run_demo(out, force=force, null=null)
     if isinstance(result, int):

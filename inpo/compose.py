@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
     from inpo.generation import ImageRecord
     from inpo.models.loading import Model
-    from inpo.training.run import RunFolder
     from inpo.training.fit import FitResult
     from inpo.training.metrics import Sink
+    from inpo.training.run import RunFolder
 
 WORLD = "world"
 WORLD_PAIRS = "world:pairs"
@@ -112,9 +112,10 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
 
 def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     from inpo.data.loader import EncodedPairs
-    from inpo.training.subject import Subject
     from inpo.training.distributed import on_main
     from inpo.training.fit import Callbacks, fit
+    from inpo.training.subject import Subject
+
     source = open_pairs(experiment.data, run.path)
     run.data_sha256 = source.fingerprint
     run.check_same_data()
@@ -174,7 +175,11 @@ class SampleGrid:
 
 def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
     of_world = experiment.model.path == WORLD
-    prompts = prompt_set("world:validation") if of_world else dict.fromkeys(source[i].caption for i in range(min(source.size or 0, GRID_CAPTIONS)))
+    prompts = (
+        prompt_set("world:validation")
+        if of_world
+        else dict.fromkeys(source[i].caption for i in range(min(source.size or 0, GRID_CAPTIONS)))
+    )
     config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
     return SampleGrid(model, run, tuple(prompts)[:GRID_PROMPTS], config)
 

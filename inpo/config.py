@@ -109,7 +109,9 @@ def read_tree(source: str) -> dict[str, object]:
     elif (RECIPES / f"{source}.yaml").is_file():
         path = RECIPES / f"{source}.yaml"
     else:
-        raise InputError(f"{source!r} is neither a recipe{nearest(source, recipe_names())} nor a .yaml file; recipes: {', '.join(recipe_names())}")
+        raise InputError(
+            f"{source!r} is neither a recipe{nearest(source, recipe_names())} nor a .yaml file; recipes: {', '.join(recipe_names())}"
+        )
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class DemoSize:
 
     overrides: tuple[str, ...] = ()
     prompts: int | None = None
-    generation: GenerationConfig = GenerationConfig(steps=20, guidance=world.GUIDANCE, batch=64)
+    generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(steps=20, guidance=world.GUIDANCE, batch=64))
 
 
 def run_demo(out: Path, *, force: bool = False, null: bool = False, size: DemoSize | None = None) -> Summary | int:

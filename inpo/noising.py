@@ -31,9 +31,7 @@ class Noising(Protocol):
     def mean_evaluations(self, schedule: Schedule) -> float:
         """Network evaluations per image, averaged over the law of t."""
 
-    def __call__(
-        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
-    ) -> NoisedPairs:
+    def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
         """`t`: `[B]`, one time per pair, shared by winner and loser. `lose=False` leaves the losers out.
 
         `batch_pairs` bounds how many pairs go through the network together; results do not depend on it.
@@ -52,9 +50,7 @@ class Forward:
         del schedule
         return 0.0
 
-    def __call__(
-        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
-    ) -> NoisedPairs:
+    def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
         """See `Noising`. The network is not asked; its schedule and prediction type are."""
         del batch_pairs
         level = denoiser.schedule.at(t)
@@ -103,9 +99,7 @@ class Inversion:
         """The integrator that `order` and `corrector_steps` name."""
         return Solver(self.order, self.corrector_steps)
 
-    def __call__(
-        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int
-    ) -> NoisedPairs:
+    def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
         """See `Noising`. Pairs walk together, the longest walks first; each leaves when it has landed. They return in their order."""
         order = self.bucket(denoiser.schedule, t).argsort(descending=True, stable=True).tolist()
         groups = [order[i : i + batch_pairs] for i in range(0, len(order), batch_pairs)]

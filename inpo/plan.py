@@ -44,7 +44,10 @@ def _rows(experiment: Experiment, sizes: ModelSizes, schedule: Schedule) -> Iter
     yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}"
     available = open_pairs(experiment.data).size
     epochs = "" if available is None else f", {seen / available:.2f} epochs"
-    yield "pairs", f"{'endless' if available is None else available} available; {seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}"
+    yield (
+        "pairs",
+        f"{'endless' if available is None else available} available; {seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}",
+    )
     yield "UNet per pair", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
     yield "UNet in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
     yield "optimiser", f"{experiment.optimizer.name}, effective learning rate {experiment.optimizer.lr:g}, clip {experiment.optimizer.clip}"

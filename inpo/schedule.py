@@ -184,7 +184,9 @@ class FlowSchedule:
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """n_j = t − (k − j)/N; the short step is the first."""
         k, least = self.bucket(t, steps), torch.finfo(self.dtype).tiny
-        return [self.at((t[:count] - (k[:count] - j).to(self.dtype) / steps).clamp(min=least)) for j, count in enumerate(reaching(k), start=1)]
+        return [
+            self.at((t[:count] - (k[:count] - j).to(self.dtype) / steps).clamp(min=least)) for j, count in enumerate(reaching(k), start=1)
+        ]
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """FlowMatchEulerDiscreteScheduler's grid: it bends the ends of the training table, then the grid between them again."""

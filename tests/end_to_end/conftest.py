@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inpo import cli
+from tests.end_to_end.browsing import CHROMIUM
 from tests.unit.data import making
 
 
@@ -56,3 +59,18 @@ def small(path: Path, pairs: Path, name: str = "inpo", *more: str) -> list[str]:
         "train.pairs_per_step=4", "train.micro_batch_pairs=2", "optimizer.warmup_steps=0", "train.save_every_steps=1",
         "train.sample_every_steps=null", "data.validation_fraction=0.1", "data.max_rejected_fraction=0.2", "report_to=[]", *more,
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium; absent, the tests are skipped, or fail under INPO_REQUIRE_BROWSER=1."""
+    if CHROMIUM is None:
+        if os.environ.get("INPO_REQUIRE_BROWSER") == "1":
+            pytest.fail("INPO_REQUIRE_BROWSER=1, but there is no Chromium")
+        pytest.skip("no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

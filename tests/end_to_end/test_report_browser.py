@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inpo.report import build_report
+from tests.end_to_end.browsing import check_page, opened
 from tests.faults.test_report_hostile_text import HOSTILE
 from tests.page_reader import flat_numbers
 from tests.synthetic_run import prompts, write_demo
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; absent, the tests are skipped, or fail under INPO_REQUIRE_BROWSER=1."""
-    if CHROMIUM is None:
-        if os.environ.get("INPO_REQUIRE_BROWSER") == "1":
-            pytest.fail("INPO_REQUIRE_BROWSER=1, but there is no Chromium")
-        pytest.skip("no Chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +31,6 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_demo(tmp_path_factory.mktemp("runs") / "hostile", texts=HOSTILE, null=False, steps=8)
     build_report(root)
     return root
-
-
-def opened(browser: Any, run: Path, *, width: int = 1400, scheme: str = "light") -> tuple[Any, list[str], list[str]]:
-    """The page, what its console said, and what it asked for."""
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto((run / "report.html").as_uri())
-    return page, said, [url for url in asked if not url.startswith("data:")]
-
-
-def check_page(page: Any, said: list[str], asked: list[str], run: Path) -> None:
-    """No word in the console, no request but the file's own, every picture loaded."""
-    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-    assert said == []
-    assert asked == [(run / "report.html").as_uri()]
-    pictures = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
-    assert pictures
-    assert all(pictures)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

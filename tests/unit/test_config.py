@@ -111,7 +111,12 @@ def test_ties_as_halves_need_a_pairwise_loss() -> None:
 
 def test_files_are_read_strictly(tmp_path: Path) -> None:
     """A missing file, a recipe misspelt, a key given twice, a list at the top, bytes that are no text: each its own sentence."""
-    cases = {"twice.yaml": b"train:\n  steps: 1\n  steps: 2\n", "list.yaml": b"- 1\n", "bytes.yaml": b"\xff\xfe\x00", "broken.yaml": b"a: [1\n"}
+    cases = {
+        "twice.yaml": b"train:\n  steps: 1\n  steps: 2\n",
+        "list.yaml": b"- 1\n",
+        "bytes.yaml": b"\xff\xfe\x00",
+        "broken.yaml": b"a: [1\n",
+    }
     words = {"twice.yaml": "given twice: steps", "list.yaml": "found list", "bytes.yaml": "not readable", "broken.yaml": "not readable"}
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)

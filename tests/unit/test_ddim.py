@@ -85,7 +85,9 @@ def test_a_spy_sees_k_questions_and_the_last_one_stride_before_t() -> None:
     assert [t.tolist() for t in spy.asked] == [[0, 0], [50, 17], [150, 117]]
 
 
-@pytest.mark.parametrize(("solver", "questions"), [(Solver(), 3), (Solver(order=2), 4), (Solver(corrector_steps=1), 6), (Solver(corrector_steps=2), 9)])
+@pytest.mark.parametrize(
+    ("solver", "questions"), [(Solver(), 3), (Solver(order=2), 4), (Solver(corrector_steps=1), 6), (Solver(corrector_steps=2), 9)]
+)
 def test_solvers_ask_as_often_as_they_say(solver: Solver, questions: int) -> None:
     """k; k + 1 for order 2 (Heun's start); k (1 + corrector_steps)."""
     spy = ConstantDenoiser(sd_schedule(), torch.zeros(1, dtype=F64))
@@ -100,7 +102,9 @@ def test_the_corrector_asks_at_the_destination() -> None:
     assert [int(t) for t in spy.asked] == [0, 50, 50, 150]
 
 
-def errors_and_orders(denoiser: object, solver: Solver, truth: torch.Tensor | None, steps: Sequence[int]) -> tuple[list[float], list[float]]:
+def errors_and_orders(
+    denoiser: object, solver: Solver, truth: torch.Tensor | None, steps: Sequence[int]
+) -> tuple[list[float], list[float]]:
     schedule, t = denoiser.schedule, torch.full((64,), 60_700)  # type: ignore[attr-defined]
     x_0 = denoiser.sample(64, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
     if truth is None:
@@ -200,7 +204,14 @@ def test_eta_zero_is_the_deterministic_step() -> None:
 def test_noise_and_higher_orders_exclude_each_other() -> None:
     schedule = sd_schedule()
     with pytest.raises(ValueError, match="order=1"):
-        ddim.invert(AffineDenoiser(schedule), some(1), path(schedule, torch.tensor([250]), 10), condition(1), solver=Solver(2), churn=lambda j, x, r, s: None)
+        ddim.invert(
+            AffineDenoiser(schedule),
+            some(1),
+            path(schedule, torch.tensor([250]), 10),
+            condition(1),
+            solver=Solver(2),
+            churn=lambda j, x, r, s: None,
+        )
 
 
 @pytest.mark.parametrize("bad", [{"order": 3}, {"corrector_steps": -1}, {"order": 2, "corrector_steps": 1}])

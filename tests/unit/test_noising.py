@@ -113,7 +113,13 @@ def test_inversion_costs_k_forwards_per_image(t: int, k: int) -> None:
 
 @pytest.mark.parametrize(
     ("noising", "expected"),
-    [(Forward(), 0.0), (Inversion(), 5.5), (Inversion(inversion_steps=5), 3.0), (Inversion(order=2), 6.5), (Inversion(corrector_steps=1), 11.0)],
+    [
+        (Forward(), 0.0),
+        (Inversion(), 5.5),
+        (Inversion(inversion_steps=5), 3.0),
+        (Inversion(order=2), 6.5),
+        (Inversion(corrector_steps=1), 11.0),
+    ],
     ids=str,
 )
 def test_the_stated_mean_cost_is_what_is_asked(noising: Noising, expected: float) -> None:
