@@ -32,7 +32,10 @@ FLOORS = {"one item": 0.9, "two items": 0.7}
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Every number of a build. `judged`: prompts on which the base is judged, in `judged_steps` DDIM steps."""
+    """Every number of a build. `judged`: prompts on which the base is judged, in `judged_steps` DDIM steps.
+
+    VAE and scorer are judged on twice as many pictures.
+    """
 
     vae: VaeTraining = field(default_factory=VaeTraining)
     unet: UnetTraining = field(default_factory=UnetTraining)
@@ -66,10 +69,10 @@ def _stages(out: Path, settings: BuildSettings) -> dict[str, float]:
     vae = _vae_stage(out / "scratch" / "vae", settings.vae)
     _unet_stage(out, settings.unet, vae)
     model, vae = load_denoising(out / "pipeline")
-    facts = {"vae mse": vae_error(vae, 512, 5), **judge_vae(vae, settings.judged), **judge_base(model, vae, settings)}
+    facts = {"vae mse": vae_error(vae, 2 * settings.judged, 5), **judge_vae(vae, settings.judged), **judge_base(model, vae, settings)}
     for name, floor in FLOORS.items():
         log.info("floor: %s right %.3f, to reach %.2f", name, facts[f"base right, {name}"], floor)
-    facts |= _scorer_stage(out / "scorer", settings.scorer)
+    facts |= _scorer_stage(out / "scorer", settings)
     with _timed("pairs"):
         facts |= write_pairs(out / "pairs.parquet", settings.packing, model, vae)
     return facts
@@ -90,11 +93,11 @@ def _unet_stage(out: Path, how: UnetTraining, vae: AutoencoderKL) -> None:
         save_pipeline(out / "pipeline", vae, model)
 
 
-def _scorer_stage(folder: Path, how: ScorerTraining) -> dict[str, float]:
+def _scorer_stage(folder: Path, settings: BuildSettings) -> dict[str, float]:
     with _timed("scorer"):
-        scorer = train_scorer(how)
+        scorer = train_scorer(settings.scorer)
         save_scorer(folder, scorer)
-    return {"scorer accuracy against one wrong attribute": scorer_accuracy(scorer, 512, 6)}
+    return {"scorer accuracy against one wrong attribute": scorer_accuracy(scorer, 2 * settings.judged, 6)}
 
 
 def judge_vae(vae: AutoencoderKL, count: int) -> dict[str, float]:
