@@ -269,19 +269,24 @@ class SlowPairs(MadePairs):
             self._busy.release()
 
 
-def test_the_next_step_is_decoded_while_the_current_one_trains() -> None:
-    """After a step, its successor's pairs get read without anyone asking; reading stays one thread's at a time."""
+def reads_reach(source: MadePairs, count: int) -> bool:
+    """Whether the source has been read exactly `count` times once the threads are done."""
+    deadline = time.monotonic() + 20
+    while len(source.read) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    return len(source.read) == count
+
+
+def test_the_next_step_is_decoded_while_the_current_one_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step, its successor's pairs get read without anyone asking, also after a jump; one thread reads at a time."""
+    monkeypatch.setattr(loader_module, "AHEAD", 8)
     source = SlowPairs()
     source.ids = [pair_record(i).id for i in range(64)]  # type: ignore[attr-defined]
     with load(source, replace(BASE, crop="random"), step=8) as loader, load(64, replace(BASE, crop="random"), step=8) as plain:
-        loader.fetch(range(8))
-        deadline = time.monotonic() + 10
-        while len(source.read) < 16 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(source.read) == 16
-        assert same(loader.fetch(range(8, 16)), plain.fetch(range(8, 16)))
-        assert same(loader.fetch(range(40, 48)), plain.fetch(range(40, 48)))
-        assert same(loader.fetch(range(8)), plain.fetch(range(8)))
+        for start, read in ((0, 16), (8, 24), (40, 40)):
+            assert same(loader.fetch(range(start, start + 8)), plain.fetch(range(start, start + 8)))
+            assert reads_reach(source, read)
     assert all(name.startswith("decode") for name in source.threads)
 
 

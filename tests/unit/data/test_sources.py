@@ -158,6 +158,15 @@ def test_changed_data_are_refused_and_named(tmp_path: Path) -> None:
     assert ParquetPairs.open(config).fingerprint != first.fingerprint
 
 
+def test_one_exchanged_label_is_another_data_set(tmp_path: Path) -> None:
+    """Ids know no winner, but the fingerprint does: a run does not resume over a label that was turned round."""
+    path = write(tmp_path / "p.parquet", [row(i) for i in range(6)])
+    ParquetPairs.open(DataConfig(str(path)), folder=tmp_path / "run")
+    write(path, [*(row(i) for i in range(5)), row(5, label_0=1.0, label_1=0.0)])
+    with pytest.raises(InputError, match=r"p\.parquet has changed"):
+        ParquetPairs.open(DataConfig(str(path)), folder=tmp_path / "run")
+
+
 def test_an_unreadable_index_is_made_anew(tmp_path: Path) -> None:
     config = DataConfig(str(write(tmp_path / "p.parquet", [row(i) for i in range(6)])))
     first = ParquetPairs.open(config, folder=tmp_path / "run")
