@@ -89,7 +89,7 @@ def _unet_stage(out: Path, how: UnetTraining, vae: AutoencoderKL) -> None:
     if (out / "pipeline").is_dir():
         return
     with _timed("unet"):
-        model = train_unet(how, vae, lambda name, average: save_pipeline(out / "scratch" / name, vae, average))
+        model = train_unet(how, vae, lambda step, average: save_pipeline(out / "scratch" / f"step-{step:05d}", vae, average))
         save_pipeline(out / "pipeline", vae, model)
 
 

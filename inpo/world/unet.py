@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,35 +23,22 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Leg:
-    """One leg of the training: `steps` of a cosine that would end at `horizon`, from the running average of the leg before.
+class UnetTraining:
+    """How the UNet and the text encoder are trained: `steps` of a cosine that would end at `horizon`.
 
-    `high_share` of the times are drawn from [700, 1000) and not from all; an error counts 1/ᾱ, but at most `weight_cap`.
+    `pool` pictures are encoded once and revisited under fresh noise. Twice the steps would leave nothing wrong in the base's
+    samples, and so nothing of that kind to prefer.
     """
 
-    steps: int
-    horizon: int
-    lr: float = 1e-3
-    high_share: float = 0.0
-    weight_cap: float = 1.0
-    seed: int = 12
-
-
-# Under the plain loss shapes, colours and sizes are soon right, but not which item goes where: that is settled at the noisiest times,
-# where it changes ε by little. So the second leg looks there more often, and weighs errors nearly as errors in x_0.
-LEGS = (Leg(2200, 4400), Leg(1300, 1300, high_share=0.5, weight_cap=8.0, seed=22))
-
-
-@dataclass(frozen=True)
-class UnetTraining:
-    """How the UNet and the text encoder are trained. `pool` pictures are encoded once a leg and revisited under fresh noise."""
-
-    legs: tuple[Leg, ...] = LEGS
+    steps: int = 2200
+    horizon: int = 4400
     batch: int = 64
+    lr: float = 1e-3
     pool: int = 40_000
     prompt_dropout: float = 0.1
     average_decay: float = 0.998
     save_every: int = 500
+    seed: int = 12
 
 
 class Denoising(nn.Module):
@@ -127,59 +113,36 @@ def sample(model: Denoising, vae: AutoencoderKL, prompts: list[str], *, steps: i
     return decode(vae, x / vae.config.scaling_factor)
 
 
-Checkpoint = Callable[[str, Denoising], None]
-
-
-def train_unet(how: UnetTraining, vae: AutoencoderKL, checkpoint: Checkpoint) -> Denoising:
-    """Trains both networks and returns their running average, which `checkpoint(name, average)` also sees every `save_every` steps."""
-    torch.manual_seed(how.legs[0].seed)
-    average = Denoising(make_tokenizer())
-    for number, leg in enumerate(how.legs, start=1):
-        average = train_leg(how, leg, vae, average, partial(_named, checkpoint, number))
-    return average
-
-
-def _named(checkpoint: Checkpoint, leg: int, step: int, average: Denoising) -> None:
-    checkpoint(f"leg-{leg}-step-{step:05d}", average)
-
-
-def train_leg(how: UnetTraining, leg: Leg, vae: AutoencoderKL, start: Denoising, checkpoint: Callable[[int, Denoising], None]) -> Denoising:
-    """One leg, from `start`, with an optimiser of its own. Returns the running average of the weights."""
+def train_unet(how: UnetTraining, vae: AutoencoderKL, checkpoint: Callable[[int, Denoising], None]) -> Denoising:
+    """Trains both networks and returns their running average, which `checkpoint(step, average)` also sees every `save_every` steps."""
+    torch.manual_seed(how.seed)
     tokenizer, scheduler = make_tokenizer(), make_scheduler()
-    pictures, captions = draw_pictures(np.random.default_rng(leg.seed), how.pool)
+    model = Denoising(tokenizer).train()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    pictures, captions = draw_pictures(np.random.default_rng(how.seed), how.pool)
     mean, std = (part * vae.config.scaling_factor for part in encode(vae, pictures))
     tokens, blank = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
-    torch.manual_seed(leg.seed)
-    model = copy.deepcopy(start).train().requires_grad_(True)
-    average = copy.deepcopy(start).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=leg.lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(leg.horizon, 200))
-    weight, running = (1 / scheduler.alphas_cumprod).clamp(max=leg.weight_cap), 1.0
-    for step in range(1, leg.steps + 1):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(how.horizon, 200))
+    running = 1.0
+    for step in range(1, how.steps + 1):
         rows = torch.randint(how.pool, (how.batch,))
         ids = torch.where(torch.rand(how.batch, 1) < how.prompt_dropout, blank, tokens[rows])
         clean = mean[rows] + std[rows] * torch.randn_like(mean[rows])
-        t, noise = draw_times(how.batch, leg.high_share), torch.randn_like(clean)
-        error = (model(scheduler.add_noise(clean, noise, t), t, ids) - noise).square().mean(dim=(1, 2, 3))
-        loss = (weight[t] * error).mean()
+        t, noise = torch.randint(1000, (how.batch,)), torch.randn_like(clean)
+        loss = nn.functional.mse_loss(model(scheduler.add_noise(clean, noise, t), t, ids), noise)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         follow(average, model, min(how.average_decay, (1 + step) / (10 + step)))
         running += 0.01 * (float(loss.detach()) - running)
         if step % 200 == 0:
-            log.info("unet step %d of %d: running loss %.4f", step, leg.steps, running)
-        if step % how.save_every == 0 or step == leg.steps:
+            log.info("unet step %d of %d: running loss %.4f", step, how.steps, running)
+        if step % how.save_every == 0:
             checkpoint(step, average)
     return average
-
-
-def draw_times(count: int, high_share: float) -> Tensor:
-    """Times `[count]`, uniform on [0, 1000); a share of them, on average, on [700, 1000) instead."""
-    high = torch.rand(count) < high_share
-    return torch.where(high, torch.randint(700, 1000, (count,)), torch.randint(1000, (count,)))
 
 
 @torch.no_grad()

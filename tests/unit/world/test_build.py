@@ -23,12 +23,12 @@ from inpo.world.pairs import WorldPairs
 from inpo.world.scorer import ScorerTraining, contrast
 from inpo.world.shapes import everything
 from inpo.world.tokenizer import MAX_TOKENS, make_tokenizer
-from inpo.world.unet import Leg, UnetTraining, draw_times, make_unet
+from inpo.world.unet import UnetTraining, make_unet
 from inpo.world.vae import VaeTraining, cosine, draw_pictures, to_pictures, to_tensor
 
 QUICK = BuildSettings(
     vae=VaeTraining(steps=3, batch=4),
-    unet=UnetTraining(legs=(Leg(2, 2), Leg(2, 4, high_share=0.5, weight_cap=8.0)), batch=4, pool=16, save_every=2),
+    unet=UnetTraining(steps=3, horizon=6, batch=4, pool=16, save_every=2),
     scorer=ScorerTraining(steps=2, batch=4),
     packing=Packing(sampled=3, rendered=3, steps=2, batch=2),
     judged=4,
@@ -92,7 +92,7 @@ def test_stages_that_are_there_are_not_made_again(built: Path, tmp_path: Path) -
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "vae").symlink_to(built / "scratch" / "vae")
     (tmp_path / "pipeline").symlink_to(built / "pipeline")
-    never = replace(QUICK, vae=VaeTraining(steps=10**9), unet=UnetTraining(legs=(Leg(10**9, 1),)))
+    never = replace(QUICK, vae=VaeTraining(steps=10**9), unet=UnetTraining(steps=10**9))
     assert build(tmp_path, never)["vae mse"] > 0
 
 
@@ -123,14 +123,6 @@ def test_the_learning_rate_rises_and_falls() -> None:
     factor = cosine(1000, 100)
     assert [factor(0), factor(49)] == [0.01, 0.5]
     assert factor(1000) < 0.002 < factor(500) < factor(100)
-
-
-def test_high_times_are_drawn_as_often_as_asked() -> None:
-    """A share of ½ on [700, 1000) on top of the uniform law makes 65 % of the times that high."""
-    torch.manual_seed(0)
-    times = draw_times(20_000, 0.5)
-    assert (times >= 700).float().mean().item() == pytest.approx(0.65, abs=0.02)
-    assert 0 <= times.min() < 10 < 990 < times.max() < 1000
 
 
 def test_a_caption_that_happens_to_be_right_is_no_negative() -> None:
