@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -112,10 +113,17 @@ def start_ranks(script: str, *arguments: object, processes: int = 2) -> list[sub
     return [start(script, *arguments, rank=(rank, processes, port)) for rank in range(processes)]
 
 
-def finish(processes: Sequence[subprocess.Popen[str]], seconds: float = 60) -> list[tuple[int, str]]:
-    """Exit code and standard error of each. None outlives the test."""
+def finish(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[tuple[int, str]]:
+    """Exit code and standard error of each. None outlives the test, and none is waited for once another has failed."""
+    end = time.monotonic() + seconds
     try:
-        return [(process.returncode, errors) for process in processes for _, errors in [process.communicate(timeout=seconds)]]
+        while any(process.poll() is None for process in processes) and not any(process.poll() for process in processes):
+            assert time.monotonic() < end, f"still running after {seconds} s"
+            time.sleep(0.05)
+        time.sleep(0.5 * any(process.poll() is None for process in processes))
+        for process in processes:
+            process.kill()
+        return [(process.returncode, errors) for process in processes for _, errors in [process.communicate()]]
     finally:
         for process in processes:
             process.kill()

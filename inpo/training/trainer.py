@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from inpo.errors import InputError
 from inpo.methods import Method
@@ -45,10 +45,12 @@ class Trainer:
         self.weights = trainable(policy)
         optimizer = make_optimizer(settings.optimizer, self.weights)
         processes()
-        # Buffers never change here, so there is nothing to broadcast before a forward pass.
-        self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+        self.accelerator = Accelerator(mixed_precision="no")
         self._check_size()
         wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        if isinstance(wrapped, DistributedDataParallel):
+            # Buffers never change here, so there is nothing to broadcast before each forward pass.
+            wrapped.forward_sync_buffers = False
         decay = settings.train.average_decay
         self.average = None if decay is None else WeightAverage(self.weights, decay)
         self.snapshot = Snapshot(subject, optimizer, self.weights, self.average)

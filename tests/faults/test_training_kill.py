@@ -11,7 +11,7 @@ from tests.training_runs import final_bytes, metrics, start
 def test_a_run_killed_ten_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Ten kills, three of them inside a save, over several epochs: final weights, optimiser, average and lines are the same bytes."""
     process = start("killed_runs.py", tmp_path)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     ends = json.loads(output)
     assert sum(end.startswith("killed") for end in ends) == 10

@@ -24,8 +24,8 @@ CUTS = ({"micro_batch_pairs": 4}, {"micro_batch_pairs": 32}, {"micro_batch_pairs
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left behind; see tests/two_ranks.py."""
     folder = tmp_path_factory.mktemp("two-ranks")
-    for code, errors in finish(start_ranks("two_ranks.py", folder)):
-        assert code == 0, errors
+    ends = finish(start_ranks("two_ranks.py", folder))
+    assert [code for code, _ in ends] == [0, 0], "\n".join(errors for _, errors in ends)
     return folder
 
 
@@ -62,7 +62,7 @@ def test_an_odd_pair_is_not_lost(two_ranks: Path) -> None:
 
 def test_one_metrics_collective_a_step(two_ranks: Path) -> None:
     """Three steps of two micro-batches: gradients are reduced three times, numbers gathered three times, and nothing else is asked."""
-    assert both(two_ranks, "collectives") == [{"gradients": 3, "all_gather": 3}] * 2
+    assert both(two_ranks, "collectives") == [{"all_reduce": 3, "all_gather": 3}] * 2
 
 
 def test_all_ranks_stop_for_one_ranks_nan(two_ranks: Path) -> None:
