@@ -34,6 +34,14 @@ def test_a_picture_of_the_right_size_is_only_rescaled() -> None:
     assert torch.equal(shown, torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1)
 
 
+@pytest.mark.parametrize("width", [33, 34, 35])
+def test_a_crop_starts_at_a_whole_pixel(width: int) -> None:
+    """One, two or three columns too many: the centre is some 32 of the columns as they are, not a blur of neighbours."""
+    picture = noise_picture(0, width, 32)
+    shown = levels(show(Image.fromarray(picture), CENTER, 32)).round().permute(1, 2, 0).numpy()
+    assert any((shown == picture[:, start : start + 32]).all() for start in range((width - 32) // 2, (width - 31) // 2 + 1))
+
+
 def test_black_is_minus_one_and_white_is_one() -> None:
     assert show(Image.new("RGB", (8, 8), "black"), CENTER, 8).unique().tolist() == [-1.0]
     assert show(Image.new("RGB", (8, 8), "white"), CENTER, 8).unique().tolist() == [1.0]
