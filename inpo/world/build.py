@@ -82,7 +82,10 @@ def _vae_stage(folder: Path, how: VaeTraining) -> AutoencoderKL:
     if not folder.is_dir():
         with _timed("vae"):
             train_vae(how).save_pretrained(folder)
-    return AutoencoderKL.from_pretrained(folder).eval()
+    vae = AutoencoderKL.from_pretrained(folder).eval()
+    # The pipeline's config would name this folder for ever.
+    vae.register_to_config(_name_or_path="")
+    return vae
 
 
 def _unet_stage(out: Path, how: UnetTraining, vae: AutoencoderKL) -> None:
@@ -127,8 +130,9 @@ def judge_base(model: Denoising, vae: AutoencoderKL, settings: BuildSettings) ->
 
 
 def _write_hashes(out: Path) -> None:
-    files = sorted(path for path in out.rglob("*") if path.is_file() and "scratch" not in path.relative_to(out).parts)
-    hashes = {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    kept = [name for name in files if not name.startswith("scratch/") and name != "hashes.json"]
+    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in kept}
     (out / "hashes.json").write_text(json.dumps(hashes, indent=1) + "\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,15 @@ from inpo.data.config import DataConfig
 from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from inpo.evaluation.rewards.pickscore import PickScore
+from inpo.world import shapes
 from inpo.world.build import BuildSettings, build
+from inpo.world.oracle import correct
 from inpo.world.pack import BASE, RENDERER, Packing
 from inpo.world.pairs import WorldPairs
 from inpo.world.scorer import ScorerTraining, contrast
 from inpo.world.shapes import everything
 from inpo.world.tokenizer import MAX_TOKENS, make_tokenizer
-from inpo.world.unet import UnetTraining, make_unet
+from inpo.world.unet import UnetTraining, load_denoising, make_unet, sample
 from inpo.world.vae import VaeTraining, cosine, draw_pictures, to_pictures, to_tensor
 
 QUICK = BuildSettings(
@@ -79,6 +82,23 @@ def test_the_packaged_pairs_are_valid_and_of_both_kinds(built: Path) -> None:
     import pyarrow.parquet as pq
 
     assert set(pq.read_table(built / "pairs.parquet").column("model_0").to_pylist()) == {BASE, RENDERER}
+
+
+def test_the_packaged_assets_are_the_ones_of_their_build() -> None:
+    """The files in the package have the hashes that their build wrote, and its log says that the floors were reached."""
+    hashes = json.loads((world.assets() / "hashes.json").read_text())
+    assert {hashlib.sha256((world.assets() / name).read_bytes()).hexdigest() == value for name, value in hashes.items()} == {True}
+    floors = re.findall(r"floor: .* right ([\d.]+), to reach ([\d.]+)", (world.assets() / "build.log").read_text())
+    assert len(floors) == 2
+    assert all(float(reached) >= float(floor) for reached, floor in floors)
+
+
+def test_the_packaged_base_follows_its_prompts() -> None:
+    """Most of its samples are right in every attribute, which a broken or swapped file would not leave true."""
+    model, vae = load_denoising(world.pipeline_path())
+    prompts = list(shapes.prompts("validation")[:24])
+    pictures = sample(model, vae, prompts, steps=10, seed=1)
+    assert np.mean([correct(*pair) for pair in zip(pictures, prompts, strict=True)]) >= 0.7
 
 
 def test_a_finished_build_is_not_overwritten(built: Path) -> None:
