@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from inpo import demo, methods, report
-    from inpo.compose import evaluate, load, open_pairs, train
+    from inpo.compose import Comparison, evaluate, load, open_pairs, train
     from inpo.config import Experiment
     from inpo.config import load_experiment as recipe
     from inpo.ddim import invert, sample, transfer
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("demo", "methods", "report")
 _NAMES = {
+    "Comparison": "inpo.compose",
     "evaluate": "inpo.compose",
     "load": "inpo.compose",
     "open_pairs": "inpo.compose",
@@ -46,6 +47,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Experiment",
     "Forward",
     "GenerationConfig",

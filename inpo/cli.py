@@ -79,7 +79,10 @@ def train(
     result = run(experiment, out, Resume(resume, force))
     if result.signal is not None:
         raise _interrupted(result.signal, f"continue with: inpo train {recipe} … --out {out} --resume latest")
-    print(f"trained {result.step} steps; the model is in {out / 'model'}")
+    from inpo.training.distributed import is_main
+
+    if is_main():
+        print(f"trained {result.step} steps; the model is in {out / 'model'}")
 
 
 @app.command()
@@ -114,13 +117,15 @@ def evaluate(
     steps: Steps = 50,
     guidance: Guidance = 7.5,
     scheduler: Scheduler = "ddim",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier evaluation in that folder.")] = False,
 ) -> None:
     """Compare two models under the same seeds."""
+    from inpo.compose import Comparison
     from inpo.compose import evaluate as run
     from inpo.console import print_summary
 
     config = _generation(seed, samples, steps, guidance, scheduler)
-    print_summary(run(candidate, baseline, prompts, scorers.split(","), out=out, config=config))
+    print_summary(run(Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config), out, force=force))
     print(f"report: {out / 'report.html'}")
 
 
@@ -147,9 +152,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe w
 @data_app.command("validate")
 def data_validate(path: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of Pick-a-Pic's shape.")]) -> None:
     """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
+    from inpo.console import bar
     from inpo.data.validate import validate
 
-    found = validate(path)
+    found = validate(path, progress=bar("rows examined"))
     print("\n".join(found.lines()))
     if not found.ok:
         raise typer.Exit(2)

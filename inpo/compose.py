@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from inpo import world
 from inpo.config import Experiment
@@ -61,7 +62,7 @@ def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
         return WorldPairs(shuffled=config.path == WORLD_SHUFFLED)
     from inpo.data.sources import ParquetPairs
 
-    return ParquetPairs.open(config, folder=run)
+    return ParquetPairs.open(config, folder=run, progress=bar("pairs examined"))
 
 
 def prompt_set(name: str) -> tuple[str, ...]:
@@ -83,12 +84,13 @@ def scorer(name: str) -> Scorer:
 
         return OracleScorer()
     from inpo.evaluation.rewards.pickscore import PickScore
+    from inpo.training.distributed import device
 
     if name == "world:clip":
-        return PickScore(world.scorer_path(), name=name)
+        return PickScore(world.scorer_path(), name=name, device=device())
     kind, _, folder = name.partition(":")
     if kind == "pickscore" and folder:
-        return PickScore(Path(folder), name=name)
+        return PickScore(Path(folder), name=name, device=device())
     raise InputError(f"{name!r} is not a scorer{nearest(name, SCORERS)}; known: {', '.join(SCORERS)}")
 
 
@@ -112,10 +114,13 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
 
 def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     from inpo.data.loader import EncodedPairs
-    from inpo.training.distributed import on_main
+    from inpo.training.distributed import on_main, processes
     from inpo.training.fit import Callbacks, fit
     from inpo.training.subject import Subject
 
+    if processes().num_processes > 1:
+        # One process examines the pictures; the others read the index that it keeps.
+        on_main(lambda: open_pairs(experiment.data, run.path).fingerprint)
     source = open_pairs(experiment.data, run.path)
     run.data_sha256 = source.fingerprint
     run.check_same_data()
@@ -123,10 +128,12 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     needs = experiment.method.objective.needs
     reference = model.policy.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
-    loader = EncodedPairs(source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step)
     subject = Subject(model.policy, reference, model.save_policy, model.load_policy)
     callbacks = Callbacks(_sample_grid(experiment, model, source, run.path), _sinks(experiment, run))
-    result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
+    with EncodedPairs(
+        source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
+    ) as loader:
+        result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is None:
         on_main(lambda: _finish(model, experiment, run.path))
     return result
@@ -174,14 +181,12 @@ class SampleGrid:
 
 
 def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
-    of_world = experiment.model.path == WORLD
-    prompts = (
-        prompt_set("world:validation")
-        if of_world
-        else dict.fromkeys(source[i].caption for i in range(min(source.size or 0, GRID_CAPTIONS)))
-    )
+    """Validation prompts of the world for the world's pairs, and else the first captions of the data."""
+    of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
+    rows = range(min(GRID_CAPTIONS, GRID_CAPTIONS if source.size is None else source.size))
+    prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(source[i].caption for i in rows))
     config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
-    return SampleGrid(model, run, tuple(prompts)[:GRID_PROMPTS], config)
+    return SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
 
 
 def write_training_summary(experiment: Experiment, run: Path) -> None:
@@ -198,8 +203,10 @@ def training_numbers(experiment: Experiment, run: Path) -> MethodSummary:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     pairs = experiment.train.pairs_per_step
     seconds = sum(pairs / line["pairs_per_second"] for line in lines)
+    if not lines:
+        return MethodSummary(steps=experiment.train.steps)
     return MethodSummary(
-        steps=len(lines),
+        steps=lines[-1]["step"],
         beta=getattr(experiment.method.objective, "beta", None),
         lr=experiment.optimizer.lr,
         seeds=(experiment.train.seed,),
@@ -239,20 +246,59 @@ def judge(candidate: Contestant, baseline: Contestant, scorers: Sequence[Scorer]
     return compare_pictures(*sets, scorers=scorers, out=out, same_seeds=candidate.seed_offset == baseline.seed_offset)
 
 
-def evaluate(candidate: str, baseline: str, prompts: str, scorers: Sequence[str], *, out: Path, config: GenerationConfig) -> Summary:
-    """`inpo evaluate`: pictures of both under the same seeds, scores, summary.json and report.html in `out`. Raises `InputError`."""
+@dataclass(frozen=True)
+class Comparison:
+    """What `evaluate` compares, and how: two models, a prompt set or file, scorers of which the first decides."""
+
+    candidate: str
+    baseline: str
+    prompts: str
+    scorers: tuple[str, ...]
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summary:
+    """`inpo evaluate`: pictures of both under the same seeds, scores, summary.json and report.html in `out`.
+
+    An interrupted evaluation is continued; a finished one needs `force`. Raises `InputError`, for prompts that a scorer cannot
+    judge before any picture is made.
+    """
     from inpo.evaluation.summary import SUMMARY, write_summary
     from inpo.report import build_report
 
-    judges, wanted = [scorer(name) for name in scorers], prompt_set(prompts)
-    theirs = Contestant("baseline", baseline)
-    ours = Contestant("candidate", candidate)
+    judges, wanted = [scorer(name) for name in comparison.scorers], prompt_set(comparison.prompts)
+    for each in judges:
+        if isinstance(each, PromptChecker):
+            each.check_prompts(wanted)
+    _take_evaluation_folder(out, force=force)
+    theirs, ours = Contestant("baseline", comparison.baseline), Contestant("candidate", comparison.candidate)
     for contestant in (theirs, ours):
-        generate_for(contestant, wanted, out, config)
+        generate_for(contestant, wanted, out, comparison.generation)
     entry = judge(ours, theirs, judges, out)
     summary = write_summary(out / SUMMARY, kind="evaluate", baseline=theirs.name, methods={ours.name: entry})
     build_report(out)
     return summary
+
+
+@runtime_checkable
+class PromptChecker(Protocol):
+    """A scorer that cannot judge every prompt."""
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises `InputError` naming the first prompt that it cannot judge."""
+
+
+def _take_evaluation_folder(out: Path, *, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; an evaluation needs a folder")
+    held = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    if held - {"evaluation", "summary.json", "report.html"}:
+        raise InputError(f"{out} holds {min(held - {'evaluation'})}, and is no evaluation's folder; choose another --out")
+    if "summary.json" in held and not force:
+        raise InputError(f"{out} holds a finished evaluation; replace it with --force, or choose another --out")
+    if force:
+        shutil.rmtree(out / "evaluation", ignore_errors=True)
+        (out / "summary.json").unlink(missing_ok=True)
 
 
 def generate_pictures(model: str, prompts: str, out: Path, config: GenerationConfig, *, force: bool = False) -> list[ImageRecord]:

@@ -95,7 +95,10 @@ def _prepare(out: Path, *, force: bool) -> None:
             raise InputError(f"{out} is not empty and holds no earlier demo; choose another folder with --out")
         if not force:
             raise InputError(f"{out} holds an earlier demo; replace it with --force, or choose another folder with --out")
-        shutil.rmtree(out / "evaluation", ignore_errors=True)
+        for left in ("evaluation", SHUFFLED):
+            shutil.rmtree(out / left, ignore_errors=True)
+        for left in ("summary.json", "report.html"):
+            (out / left).unlink(missing_ok=True)
     base = out / BASE.name
     base.mkdir(parents=True, exist_ok=True)
     (base / CONFIG).write_text("model:\n  path: world\n", encoding="utf-8")

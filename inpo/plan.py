@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 from inpo.compose import open_pairs, resolve_model
 from inpo.config import Experiment
+from inpo.data.loader import require_a_step
+from inpo.data.order import held_out, ids_of
 from inpo.methods import Method
+from inpo.models.loading import examine
 from inpo.models.sizes import ModelSizes, model_sizes
-from inpo.schedule import Schedule, VPSchedule, vp_from_config
+from inpo.schedule import Schedule
 
 GIB = 1 << 30
 WORD = 4
@@ -22,16 +25,8 @@ def describe(experiment: Experiment) -> str:
 
     Raises `InputError` for whatever would stop the run at its entrance.
     """
-    model = resolve_model(experiment.model)
-    sizes = model_sizes(model)
-    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, sizes, model_schedule(model.path)))
-
-
-def model_schedule(path: str) -> VPSchedule:
-    """The noise schedule that a pipeline folder names."""
-    from inpo.models.folders import pipeline_folder, read_json
-
-    return vp_from_config(read_json(pipeline_folder(path) / "scheduler" / "scheduler_config.json"))
+    parts = examine(resolve_model(experiment.model))
+    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts), parts.schedule))
 
 
 def _rows(experiment: Experiment, sizes: ModelSizes, schedule: Schedule) -> Iterator[tuple[str, str]]:
@@ -42,16 +37,26 @@ def _rows(experiment: Experiment, sizes: ModelSizes, schedule: Schedule) -> Iter
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
     side = resolution // sizes.pixels_per_latent
     yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}"
-    available = open_pairs(experiment.data).size
+    available = _training_pairs(experiment)
     epochs = "" if available is None else f", {seen / available:.2f} epochs"
     yield (
         "pairs",
-        f"{'endless' if available is None else available} available; {seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}",
+        f"{'endless' if available is None else available} to train on; {seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}",
     )
     yield "UNet per pair", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
     yield "UNet in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
     yield "optimiser", f"{experiment.optimizer.name}, effective learning rate {experiment.optimizer.lr:g}, clip {experiment.optimizer.clip}"
     yield "memory", f"{_weights_bytes(experiment, sizes) / GIB:.2f} GiB for weights, gradients and optimiser; activations come on top"
+
+
+def _training_pairs(experiment: Experiment) -> int | None:
+    """How many pairs are trained on; None where they never end. Raises `InputError` where they do not fill a step."""
+    source = open_pairs(experiment.data)
+    if source.size is None:
+        return None
+    held = sum(held_out(pair_id, experiment.data.validation_fraction) for pair_id in ids_of(source))
+    require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=experiment.train.pairs_per_step)
+    return source.size - held
 
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:

@@ -60,6 +60,15 @@ class _Encoded:
     latents: Latents
 
 
+def require_a_step(config: DataConfig, *, train: int, held: int, pairs_per_step: int) -> None:
+    """Raises `InputError` for a set whose training pairs do not fill one optimiser step."""
+    if train < max(1, pairs_per_step):
+        raise InputError(
+            f"data.path={config.path}: {train} pairs to train on ({held} more are held out by "
+            f"data.validation_fraction={config.validation_fraction:g}), fewer than train.pairs_per_step={pairs_per_step}"
+        )
+
+
 class EncodedPairs:
     """The loader: pairs of `source`, shuffled, cropped and encoded, for ever.
 
@@ -83,7 +92,8 @@ class EncodedPairs:
         held = np.array([held_out(pair_id, config.validation_fraction) for pair_id in self._ids], dtype=bool)
         self._held_rows = np.flatnonzero(held)
         self._order = None if source.size is None else BlockShuffle(np.flatnonzero(~held), source.block, seed)
-        self._check_size()
+        if self._order is not None:
+            require_a_step(config, train=len(self._order), held=len(self._held_rows), pairs_per_step=pairs_per_step)
         self._comes_back = self._order is not None and config.crop == "center"
         self._cache: BoundedStore[_Encoded] = BoundedStore(lambda pair: latent_bytes(pair.latents), cache_bytes if self._comes_back else 0)
         self._encoder = PairEncoder(encoder, latents=config.latents, prompt_bytes=cache_bytes // 4)
@@ -137,14 +147,6 @@ class EncodedPairs:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _check_size(self) -> None:
-        if self._order is None or len(self._order) >= max(1, self._pairs_per_step):
-            return
-        raise InputError(
-            f"data.path={self._config.path}: {len(self._order)} pairs to train on ({len(self._held_rows)} more are held out by "
-            f"data.validation_fraction={self._config.validation_fraction:g}), fewer than train.pairs_per_step={self._pairs_per_step}"
-        )
 
     def _key(self, position: int) -> object:
         """Positions with equal keys have equal latents."""

@@ -116,26 +116,51 @@ class Model:
         self.policy.unet.load_state_dict(weights)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where a pipeline's components lie and what they say about themselves, before any weight is read."""
+
+    folder: Path
+    family: str
+    unet: Path
+    vae: Path
+    scheduler_config: Mapping[str, object]
+    schedule: VPSchedule
+    prediction: Prediction
+
+    @property
+    def text_encoder(self) -> Path:
+        """The text encoder's folder."""
+        return self.folder / "text_encoder"
+
+
+def examine(config: ModelConfig) -> Parts:
+    """Everything that `load` can refuse without reading weights. Raises `InputError` as `load` does."""
+    folder = pipeline_folder(config.path)
+    family = _family(config, folder)
+    unet_folder = component_folder(config.unet, "unet", "model.unet") if config.unet else folder / "unet"
+    vae_folder = component_folder(config.vae, "vae", "model.vae") if config.vae else folder / "vae"
+    _check_fit(unet_folder, vae_folder, folder / "text_encoder")
+    for part in (unet_folder, vae_folder):
+        weights_variant(part, _DIFFUSERS_STEM)
+    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Parts(folder, family, unet_folder, vae_folder, scheduler_config, *_schedule(scheduler_config, folder))
+
+
 def load(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
     """Loads the model that `config` describes, fp32 whatever its files hold.
 
     Raises `InputError` naming the folder or the key for a family that is not supported, a component that is absent, damaged
     or does not fit the others, and weights that exist as pickles only.
     """
-    folder = pipeline_folder(config.path)
-    family = _family(config, folder)
-    unet_folder = component_folder(config.unet, "unet", "model.unet") if config.unet else folder / "unet"
-    vae_folder = component_folder(config.vae, "vae", "model.vae") if config.vae else folder / "vae"
-    _check_fit(unet_folder, vae_folder, folder / "text_encoder")
-    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-    schedule, prediction = _schedule(scheduler_config, folder)
-    unet = _load_module("unet", unet_folder)
+    parts = examine(config)
+    unet = _load_module("unet", parts.unet)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()  # type: ignore[operator]
-    vae, text_encoder = _load_module("vae", vae_folder), cast("CLIPTextModel", _load_module("text_encoder", folder / "text_encoder"))
-    policy = StableDiffusionDenoiser(unet, schedule, prediction, dtype=config.dtype).to(device)
-    encoder = StableDiffusionEncoder(vae.to(device), text_encoder.to(device), _load_tokenizer(folder / "tokenizer"))
-    return Model(policy, encoder, family, folder, scheduler_config)
+    vae, text_encoder = _load_module("vae", parts.vae), cast("CLIPTextModel", _load_module("text_encoder", parts.text_encoder))
+    policy = StableDiffusionDenoiser(unet, parts.schedule, parts.prediction, dtype=config.dtype).to(device)
+    encoder = StableDiffusionEncoder(vae.to(device), text_encoder.to(device), _load_tokenizer(parts.folder / "tokenizer"))
+    return Model(policy, encoder, parts.family, parts.folder, parts.scheduler_config)
 
 
 def _family(config: ModelConfig, folder: Path) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from inpo.models.config import ModelConfig
-from inpo.models.folders import component_folder, pipeline_folder, read_json
+from inpo.models.folders import read_json
+from inpo.models.loading import Parts
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,13 @@ class ModelSizes:
     pixels_per_latent: int
 
 
-def model_sizes(config: ModelConfig) -> ModelSizes:
-    """Builds the networks on the meta device and counts. Raises `InputError` where the folder is no pipeline."""
+def model_sizes(parts: Parts) -> ModelSizes:
+    """Builds the networks on the meta device and counts."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    folder = pipeline_folder(config.path)
-    unet_folder = component_folder(config.unet, "unet", "model.unet") if config.unet else folder / "unet"
-    vae_folder = component_folder(config.vae, "vae", "model.vae") if config.vae else folder / "vae"
-    unet_config, vae_config = read_json(unet_folder / "config.json"), read_json(vae_folder / "config.json")
-    text_config = read_json(folder / "text_encoder" / "config.json")
+    unet_config, vae_config = read_json(parts.unet / "config.json"), read_json(parts.vae / "config.json")
+    text_config = read_json(parts.text_encoder / "config.json")
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
         text = CLIPTextModel(CLIPTextConfig.from_dict(dict(text_config)))

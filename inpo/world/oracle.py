@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inpo.errors import InputError
 from inpo.world.shapes import BACKGROUNDS, COLOURS, OFFSET, PLACES, RELATIONS, SHAPES, SIDE, Item, Picture, Plane, Scene, coverage, parse
 
 WEIGHTS = {"fidelity": 0.5, "composition": 0.2, "sharpness": 0.15, "contrast": 0.15}
@@ -64,7 +65,9 @@ class Seen:
 
 
 def see(image: Picture) -> Seen:
-    """Reads a picture, uint8 `[32, 32, 3]`."""
+    """Reads a picture, uint8 `[32, 32, 3]`. Raises `InputError` for another size."""
+    if image.shape != (SIDE, SIDE, 3):
+        raise InputError(f"world:oracle judges pictures of {SIDE}×{SIDE} pixels; found {image.shape[1]}×{image.shape[0]}")
     picture = image.astype(np.float32)
     chroma = picture.max(-1) - picture.min(-1)
     # The background is a median over the border, where items seldom are, and of grey pixels where there are any.
@@ -253,6 +256,11 @@ class OracleScorer:
 
     name = "world:oracle"
     spec: Mapping[str, object] = {"weights": WEIGHTS}
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises `InputError` for a prompt that is no caption of the world."""
+        for prompt in prompts:
+            parse(prompt)
 
     def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """fp32 `[B]` in [0, 1]; `images` are uint8 `[32, 32, 3]`."""

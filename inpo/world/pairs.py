@@ -70,7 +70,7 @@ class WorldPairs:
         path = packaged or world.pairs_path()
         if not path.is_file():
             raise InputError(f"{path}: the world's pairs are not there; make them with 'inpo world build'")
-        self._shuffled, self._seed = shuffled, seed
+        self._shuffled, self._seed, self._name = shuffled, seed, path.name
         self._rows = [row for row in pq.read_table(path).to_pylist() if row["label_0"] != 0.5]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.fingerprint = hashlib.sha256(f"{_LAW} {digest} {seed} {shuffled}".encode()).hexdigest()
@@ -88,7 +88,7 @@ class WorldPairs:
     def _packaged(self, index: int) -> tuple[str, bytes, bytes, str]:
         row = self._rows[index]
         win, lose = (row["jpg_0"], row["jpg_1"]) if row["label_0"] == 1 else (row["jpg_1"], row["jpg_0"])
-        return row["caption"], win, lose, f"{world.pairs_path().name}, pair {index} that is no tie"
+        return row["caption"], win, lose, f"{self._name}, pair {index} that is no tie"
 
     def _rendered(self, index: int, rng: np.random.Generator) -> tuple[str, bytes, bytes, str]:
         pair = render_pair(rng)

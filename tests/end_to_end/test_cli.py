@@ -62,19 +62,62 @@ def test_bf16_starts_from_the_identity(run: Run, tiny_pipeline: Path, pairs_file
     assert (tmp_path / "run" / "model" / "unet" / "config.json").is_file()
 
 
-def test_generate_evaluate_report(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
-    """Pictures of a prompt file, then a model against itself under the same seeds: every comparison a tie, win rate ½ exactly."""
-    (tmp_path / "prompts.txt").write_text("a red circle\n<script>alert(1)</script>\na blue square\n")
-    made = run("generate", "--model", tiny_pipeline, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "pictures", "--steps", 2)
-    assert made.code == 0, made.err
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 3
-    judged = run(
-        "evaluate", "--candidate", tiny_pipeline, "--baseline", tiny_pipeline, "--prompts", tmp_path / "prompts.txt",
-        "--scorers", "world:oracle", "--steps", 2, "--out", tmp_path / "judged",
+def test_generate_from_a_prompt_file(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """One picture a line; a second call keeps them; names never come from prompts."""
+    (tmp_path / "prompts.txt").write_text("a red circle\n<script>alert(1)</script>\n../../etc/passwd\n")
+    command = ("generate", "--model", tiny_pipeline, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "pictures", "--steps", 2)
+    assert run(*command).code == 0
+    assert sorted(path.name for path in (tmp_path / "pictures").glob("*.png")) == ["00000_0.png", "00001_0.png", "00002_0.png"]
+    assert run(*command).code == 0
+
+
+def test_a_model_against_itself_is_a_tie_throughout(run: Run, tmp_path: Path) -> None:
+    """Same seeds, same pictures: win rate exactly ½ by both scorers, gain 0; the report is there, and can be made again."""
+    (tmp_path / "prompts.txt").write_text(
+        "a small red square on a white background\na red circle above a blue square on a black background\n"
+    )
+    command = (
+        "evaluate", "--candidate", "world", "--baseline", "world", "--prompts", tmp_path / "prompts.txt",
+        "--scorers", "world:oracle,world:clip", "--steps", 2, "--guidance", 3, "--out", tmp_path / "judged",
     )  # fmt: skip
-    assert judged.code == 2
-    assert "a red circle" in judged.err
-    assert "world:oracle" in judged.err
+    done = run(*command)
+    assert done.code == 0, done.err
+    entry = json.loads((tmp_path / "judged" / "summary.json").read_text())["methods"]["candidate"]
+    assert (entry["win_rate"], entry["low"], entry["high"], entry["mean_gain"]) == (0.5, 0.5, 0.5, 0.0)
+    assert entry["second_scorer"]["win_rate"] == 0.5
+    assert "0.500" in done.out
+    (tmp_path / "judged" / "report.html").unlink()
+    assert run("report", tmp_path / "judged").code == 0
+    assert (tmp_path / "judged" / "report.html").is_file()
+    again = run(*command)
+    assert (again.code, "--force" in again.err) == (2, True)
+    assert run(*command, "--force").code == 0
+
+
+def test_an_evaluation_touches_no_other_folder(run: Run, tmp_path: Path) -> None:
+    """A run's folder is not an evaluation's: its summary stays."""
+    (tmp_path / "config.yaml").write_text("model: {}")
+    (tmp_path / "summary.json").write_text("{}")
+    arguments = ("--candidate", "world", "--baseline", "world", "--prompts", "world:heldout", "--scorers", "world:oracle")
+    refused = run("evaluate", *arguments, "--out", tmp_path, "--force")
+    assert (refused.code, "config.yaml" in refused.err) == (2, True)
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
+def test_a_prompt_that_a_scorer_cannot_judge_is_found_before_any_picture(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    arguments = ("--candidate", "world", "--baseline", "world", "--prompts", tmp_path / "prompts.txt", "--scorers", "world:oracle")
+    refused = run("evaluate", *arguments, "--out", tmp_path / "judged")
+    assert (refused.code, "a cat" in refused.err) == (2, True)
+    assert not (tmp_path / "judged").exists()
+
+
+def test_the_worlds_pairs_train_any_model(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """An endless source with a model that is not the world's: sample pictures of its prompts are made while it trains."""
+    settings = [f"model.path={tiny_pipeline}", "data.resolution=16", "train.steps=1", "train.pairs_per_step=4", "optimizer.warmup_steps=0"]
+    done = run("train", "world-inpo", *settings, "train.sample_every_steps=1", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "run" / "samples" / "step-000001").glob("*.png"))) == 8
 
 
 def test_dry_run_trains_nothing_and_names_the_cost(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
@@ -82,15 +125,19 @@ def test_dry_run_trains_nothing_and_names_the_cost(run: Run, tiny_pipeline: Path
     done = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file), "--out", tmp_path / "run", "--dry-run")
     assert done.code == 0, done.err
     assert "2 train + 2 reference + 11 inversion" in done.out
-    assert "12 available" in done.out
+    assert "to train on" in done.out
     assert not (tmp_path / "run").exists()
+    refused = run(
+        "train", "sd15-inpo", *small(tiny_pipeline, pairs_file), "train.pairs_per_step=4000", "--out", tmp_path / "run", "--dry-run"
+    )
+    assert (refused.code, "4000" in refused.err) == (2, True)
 
 
 def test_help_fits_on_one_screen(run: Run) -> None:
     lines = run("--help").out.splitlines()
     assert len(lines) <= 24
     assert all(len(line) <= 80 for line in lines)
-    assert not any(line.rstrip().endswith("...") for line in lines)
+    assert not any(line.rstrip().endswith("...") for line in lines[1:])
 
 
 def test_recipes_are_listed_and_printed(run: Run) -> None:
