@@ -56,7 +56,10 @@ class Schedule(Protocol):
         """Times from numbers in [0, 1): the law of t, uniform over the path."""
 
     def bucket(self, t: Tensor, steps: int) -> Tensor:
-        """k(t), `[B]` in 1…steps: how many network evaluations an inversion that lands on t takes."""
+        """k(t), `[B]` in 1…steps: how many network evaluations an inversion that lands on t takes.
+
+        Raises `ValueError` for more steps than the schedule has times.
+        """
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """The nodes n_1, n_2, … of times sorted by falling k(t): n_j has a row for each time with k ≥ j, and is t itself where k = j.
@@ -123,7 +126,9 @@ class VPSchedule:
         return (uniform * self.length).long().clamp(max=self.length - 1)
 
     def bucket(self, t: Tensor, steps: int) -> Tensor:
-        """k(t) = ⌊t N / T⌋ + 1."""
+        """k(t) = ⌊t N / T⌋ + 1. Raises `ValueError` outside 1…T steps: nodes closer than one time would fall together."""
+        if not 1 <= steps <= self.length:
+            raise ValueError(f"inversion steps must be in 1…{self.length}, the number of the model's times, got {steps}")
         return t.long() * steps // self.length + 1
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:

@@ -54,6 +54,15 @@ def test_every_vp_time_has_a_grid_that_starts_clean_and_lands_on_it(steps: int) 
         assert all(stride - 1 <= b - a <= stride + 1 for a, b in zip(nodes, nodes[1:], strict=False))
 
 
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_more_inversion_steps_than_times_are_refused(steps: int) -> None:
+    """Two nodes would be the same time, and the walk between them a division by nothing."""
+    time = torch.tensor([500])
+    for ask in (sd_schedule().bucket, sd_schedule().inversion_nodes):
+        with pytest.raises(ValueError, match=rf"must be in 1…1000, the number of the model's times, got {steps}"):
+            ask(time, steps)
+
+
 @given(t=st.floats(1e-6, 1.0), steps=st.integers(1, 50))
 def test_every_flow_time_has_a_grid_that_lands_on_it(t: float, steps: int) -> None:
     """k(t) = ⌈tN⌉ nodes, 1/N apart, the first positive (or the rounding of a multiple of 1/N), the last t."""
