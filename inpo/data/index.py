@@ -60,7 +60,7 @@ def load_or_build(shards: Sequence[Shard], config: DataConfig, *, folder: Path |
     if folder is None:
         return _build(shards, config, made_from=made_from, rejected=None, progress=progress)
     kept = read_index(folder / INDEX_FILE)
-    if kept is not None and kept.made_from == made_from:
+    if kept is not None and kept.made_from == made_from and _has_its_list(kept, folder):
         return kept
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{REJECTED_FILE}.{os.getpid()}"
@@ -74,6 +74,11 @@ def load_or_build(shards: Sequence[Shard], config: DataConfig, *, folder: Path |
         partial.unlink(missing_ok=True)
     write_index(index, folder / INDEX_FILE)
     return index
+
+
+def _has_its_list(kept: PairIndex, folder: Path) -> bool:
+    # Whoever deleted the list of what was left out wants a new one.
+    return not kept.tally.rejected or (folder / REJECTED_FILE).is_file()
 
 
 def _made_from(shards: Sequence[Shard], config: DataConfig) -> dict[str, object]:

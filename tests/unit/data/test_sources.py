@@ -132,6 +132,19 @@ def test_the_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ParquetPairs.open(DataConfig(str(path), max_rejected_fraction=0.05), folder=tmp_path / "run")
 
 
+def test_a_list_of_rejected_rows_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
+    """The index alone would hide which rows they were. Where none was rejected there is nothing to list."""
+    for name, caption in (("some", ""), ("none", "fine")):
+        rows = [row(i, **({"caption": caption} if i == 2 else {})) for i in range(10)]
+        config = DataConfig(str(write(tmp_path / name / "p.parquet", rows)))
+        ParquetPairs.open(config, folder=tmp_path / name)
+        lines = (tmp_path / name / REJECTED_FILE).read_text()
+        (tmp_path / name / REJECTED_FILE).unlink()
+        ParquetPairs.open(config, folder=tmp_path / name)
+        assert (tmp_path / name / REJECTED_FILE).exists() == bool(lines)
+    assert (tmp_path / "some" / REJECTED_FILE).read_text().count("is empty") == 1
+
+
 def test_moved_data_are_the_same_data(tmp_path: Path) -> None:
     """Another time stamp and folder: looked at again, found equal."""
     path = write(tmp_path / "p.parquet", [row(i) for i in range(6)])
