@@ -109,9 +109,10 @@ class Progress:
         self._steps, self._start, self._clock = steps, start, clock
         self._stream = stream or sys.stderr
         self._began = self._last = clock()
-        self._bar = self._make_bar() if self._stream.isatty() else None
+        self._terminal = self._stream.isatty()
+        self._bar: Callable[[int, str], None] | None = None
 
-    def _make_bar(self) -> Callable[[int, str], None]:
+    def _start_bar(self) -> Callable[[int, str], None]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -130,7 +131,9 @@ class Progress:
     def write(self, line: Line) -> None:
         """Shows one step."""
         step, text = int(str(line["step"])), _summary(line)
-        if self._bar:
+        if self._terminal:
+            # Not before there is something to show: a bar hides the cursor, and only `close` gives it back.
+            self._bar = self._bar or self._start_bar()
             self._bar(step, text)
             return
         now = self._clock()

@@ -75,7 +75,7 @@ def test_progress_is_quiet_where_nobody_watches() -> None:
 
 
 def test_progress_shows_a_bar_on_a_terminal() -> None:
-    """With the numbers beside it."""
+    """With the numbers beside it, and not before there are any: a run that fails while it is put together has touched nothing."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -83,6 +83,7 @@ def test_progress_shows_a_bar_on_a_terminal() -> None:
 
     stream = Terminal()
     progress = Progress(4, stream=stream)
+    assert stream.getvalue() == ""
     progress.write(LINE)
     progress.close()
     assert "3/4" in stream.getvalue()
