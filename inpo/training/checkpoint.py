@@ -6,7 +6,6 @@ checkpoint. Nothing here knows what is inside the files, and nothing here reads 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -20,12 +19,12 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError
 
 from inpo.errors import InputError, RunFault
+from inpo.training import disk
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 UNFINISHED, RETIRED = ".tmp-", ".old-"
 _NAME = re.compile(r"step-(\d{6,})")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -108,23 +107,9 @@ def _sync(path: Path) -> None:
 
 def _refusal(target: Path, written: int, error: Exception) -> str:
     kept = "older checkpoints are untouched; free some space and continue with --resume latest"
-    if _error_number(error) in _FULL:
-        return f"{target}: the disk is full ({error}): {written:,} bytes were written, {_free(target):,} are free; {kept}"
+    if disk.is_full(error):
+        return f"{target}: the disk is full ({error}): {written:,} bytes were written, {disk.free(target):,} are free; {kept}"
     return f"{target}: the checkpoint could not be written ({error}) after {written:,} bytes; {kept}"
-
-
-def _error_number(error: Exception) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    # safetensors says in words what the system told it.
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else None
-
-
-def _free(place: Path) -> int:
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def _retire(folder: Path) -> None:
@@ -222,9 +207,12 @@ def _newest_first(checkpoints: Path) -> Iterator[tuple[Path, Manifest | InputErr
             yield folder, error
 
 
-def check_space(checkpoints: Path, *, size: int, count: int) -> None:
-    """Before training: raises `InputError` with the numbers if the disk cannot take `count` more checkpoints of about `size` bytes."""
-    free = _free(checkpoints)
+def check_space(checkpoints: Path, *, size: int, count: int, reclaimed: int = 0) -> None:
+    """Before training: raises `InputError` with the numbers if the disk cannot take `count` more checkpoints of about `size` bytes.
+
+    reclaimed: bytes that will be deleted before the first of them is written.
+    """
+    free = disk.free(checkpoints) + reclaimed
     if free < size * count:
         raise InputError(
             f"{checkpoints}: {free:,} bytes are free, but {count} checkpoint(s) of about {size:,} bytes need {size * count:,}; "

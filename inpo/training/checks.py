@@ -30,7 +30,8 @@ def check_gradient(step: int, summary: Summary) -> None:
     if summary.grad_norm == 0:
         raise RunFault(
             f"step {step}: no trainable parameter received a gradient (its norm is exactly 0): does what is trainable reach the "
-            "prediction, or is the loss saturated (beta or lr too large)?"
+            "prediction, is the loss saturated (beta or lr too large), or, in the first step, is every pair a tie (data.ties=half), "
+            "which says nothing while policy and reference are the same?"
         )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
+from inpo.errors import InputError, RunFault
 from inpo.methods import Method
 from inpo.training import checkpoint
+from inpo.training.disk import reporting
 from inpo.training.distributed import on_main
 from inpo.training.metrics import MetricsFile, Sink, cut_metrics
 from inpo.training.run import RunFolder
@@ -40,20 +46,21 @@ class FitResult:
 def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Settings, run: RunFolder, callbacks: Callbacks) -> FitResult:
     """Trains to `settings.train.steps`, from `run.resume_from` if it is set. At the end the policy holds the result's weights.
 
-    SIGINT and SIGTERM save the last complete step and return. Raises `InputError` before the first step for what a user can
-    mend (no space, a checkpoint of other data) and `RunFault` for non-finite values, a full disk, or a policy that is not its
-    reference when it starts; the last checkpoint is intact then.
+    A resumed run equals the uninterrupted one bit for bit on the CPU, with the same software, machine and number of processes. On
+    a GPU it draws the same pairs, times and noise, but nothing here forces kernels to add in a fixed order.
+
+    A run that this one replaces (`open_run(force=True)`) is deleted when the first checkpoint is about to be written. SIGINT and
+    SIGTERM save the last complete step and return. Raises `InputError` for what a user can mend (no space, a checkpoint of other
+    data or of another base model, a damaged picture) and `RunFault` for non-finite values, a full disk, or a policy that is not
+    its reference when it starts. Steps that were complete by then are saved, if they can be; older checkpoints are intact.
     """
     began = time.monotonic()
     run.check_same_data()
     stop = Stop()
     with stop.listening():
         trainer = Trainer(subject, loader, method=method, settings=settings, stop=stop)
-        loop = _Loop(trainer, run, callbacks)
-        try:
+        with _Loop(trainer, run, callbacks) as loop:
             step, signal = loop.run()
-        finally:
-            loop.close()
     return FitResult(step, signal or None, time.monotonic() - began)
 
 
@@ -62,21 +69,20 @@ class _Loop:
         self.trainer, self.folder, self.callbacks = trainer, run, callbacks
         self.config = trainer.settings.train
         self.is_main = trainer.accelerator.is_main_process
+        self.start = 0
         self.saved: int | None = None
         self.metrics: MetricsFile | None = None
 
     def run(self) -> tuple[int, int]:
-        step, signal = self._restore(), 0
+        self.start = self._restore()
+        step, signal = self.start, 0
         while step < self.config.steps and not signal:
-            try:
-                outcome = self.trainer.step_once(step)
-            except StepDropped:
+            outcome = self._attempt(step)
+            if outcome is None:
                 signal = self.trainer.stop.signal
                 break
             step, signal = step + 1, outcome.signal
-            self._after(step, outcome)
-            if _due(step, self.config.save_every_steps):
-                self._save(step)
+            self._complete(step, outcome)
         if self.saved != step:
             self._save(step)
         if step == self.config.steps and self.trainer.average:
@@ -84,6 +90,39 @@ class _Loop:
         # One that came after the last step's collective: several processes could not agree on it any more.
         late = self.trainer.stop.signal if self.trainer.accelerator.num_processes == 1 else 0
         return step, signal or late
+
+    def _attempt(self, step: int) -> Outcome | None:
+        """None if an interruption dropped the step. What fails with these has not touched the weights."""
+        with self._rescuing(step, InputError, RunFault):
+            try:
+                return self.trainer.step_once(step)
+            except StepDropped:
+                return None
+            except OSError as error:
+                raise RunFault(f"step {step + 1}: the system failed while its pairs were read: {error}") from error
+
+    def _complete(self, step: int, outcome: Outcome) -> None:
+        with self._rescuing(step, Exception):
+            self._report(step, outcome)
+        if _due(step, self.config.save_every_steps):
+            self._save(step)
+        # After the save: pictures are the most that a disk, or a GPU's memory, is asked for.
+        with self._rescuing(step, Exception), reporting(self.folder.path / "samples"):
+            self._show(step)
+
+    @contextmanager
+    def _rescuing(self, step: int, *faults: type[Exception]) -> Iterator[None]:
+        """Saves `step`, which is complete, before one of `faults` ends the run. Its own failure never hides the fault."""
+        try:
+            yield
+        except faults:
+            if self.is_main and step not in (self.start, self.saved):
+                try:
+                    self._write(step)
+                    print(f"saved step {step} before stopping", file=sys.stderr)
+                except Exception as error:  # the fault that ends the run is the one to tell
+                    warnings.warn(f"step {step} could not be saved before stopping: {error}", stacklevel=3)
+            raise
 
     def _restore(self) -> int:
         step = 0
@@ -93,8 +132,9 @@ class _Loop:
             step = manifest.step
             # A checkpoint of another folder is a beginning here, and is copied by the next save.
             self.saved = step if folder.resolve().parent == self.folder.checkpoints.resolve() else None
-        on_main(lambda: self._go_back_to(step))
-        self.metrics = MetricsFile(self.folder.metrics) if self.is_main else None
+        with reporting(self.folder.path):
+            on_main(lambda: self._go_back_to(step))
+            self.metrics = MetricsFile(self.folder.metrics) if self.is_main else None
         return step
 
     def _go_back_to(self, step: int) -> None:
@@ -104,19 +144,22 @@ class _Loop:
         saves = -(-(self.config.steps - step) // every)
         # One more than is kept: the oldest goes only after the new one is complete.
         count = min(saves, max(1, keep + 1 - len(checkpoint.steps_in(self.folder.checkpoints))))
-        checkpoint.check_space(self.folder.checkpoints, size=self.trainer.snapshot.expected_bytes(), count=count)
+        size, reclaimed = self.trainer.snapshot.expected_bytes(), self.folder.replacement.bytes
+        checkpoint.check_space(self.folder.checkpoints, size=size, count=count, reclaimed=reclaimed)
 
-    def _after(self, step: int, outcome: Outcome) -> None:
-        samples = _due(step, self.config.sample_every_steps)
+    def _report(self, step: int, outcome: Outcome) -> None:
         line = outcome.line
-        if samples or _due(step, self.config.save_every_steps) or step == self.config.steps:
+        if _due(step, self.config.sample_every_steps) or _due(step, self.config.save_every_steps) or step == self.config.steps:
             with self.trainer.as_result():
                 held_out = self.trainer.validation()
             line = line if held_out is None else line | {"validation": held_out}
         if self.metrics:
-            for sink in (self.metrics, *self.callbacks.sinks):
-                sink.write(line)
-        if samples and self.callbacks.sample and self.is_main:
+            with reporting(self.folder.path):
+                for sink in (self.metrics, *self.callbacks.sinks):
+                    sink.write(line)
+
+    def _show(self, step: int) -> None:
+        if _due(step, self.config.sample_every_steps) and self.callbacks.sample and self.is_main:
             with self.trainer.as_result():
                 self.callbacks.sample(step)
 
@@ -125,8 +168,12 @@ class _Loop:
         self.saved = step
 
     def _write(self, step: int) -> None:
-        if self.metrics:
-            self.metrics.sync()
+        if not self.trainer.snapshot.is_finite():
+            raise RunFault(f"step {step}: the weights or the optimiser's state are not finite; they are not saved over good checkpoints")
+        with reporting(self.folder.path):
+            self.folder.replacement.settle()
+            if self.metrics:
+                self.metrics.sync()
 
         def write(folder: Path) -> None:
             self.trainer.snapshot.write(folder, step, self.folder.config)
@@ -135,10 +182,19 @@ class _Loop:
         checkpoint.save(run.checkpoints, step, write=write, config_sha256=run.config_sha256, data_sha256=run.data_sha256)
         checkpoint.rotate(run.checkpoints, self.config.keep)
 
-    def close(self) -> None:
+    def __enter__(self) -> _Loop:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.trainer.close()
-        for sink in (*((self.metrics,) if self.metrics else ()), *(self.callbacks.sinks if self.is_main else ())):
-            sink.close()
+        try:
+            with reporting(self.folder.path), ExitStack() as closing:
+                for sink in (*((self.metrics,) if self.metrics else ()), *(self.callbacks.sinks if self.is_main else ())):
+                    closing.callback(sink.close)
+        except RunFault:
+            # What is written when a file closes may fail for the reason that ended the run.
+            if error is None:
+                raise
 
 
 def _due(step: int, every: int | None) -> bool:

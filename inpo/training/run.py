@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -19,14 +18,15 @@ from inpo.training.checkpoint import Manifest
 from inpo.training.distributed import on_main
 from inpo.training.environment import environment
 from inpo.training.lock import Lock
+from inpo.training.replacement import REFUSED, REJECTED, Replacement
 
 LATEST = "latest"
 ENVIRONMENT = "environment.json"
 CONTENTS = (
-    "config.yaml", "metrics.jsonl", "rejected.jsonl", "checkpoints", "model", "samples", "tensorboard", "evaluation", "summary.json",
-    "report.html", ENVIRONMENT,
+    "config.yaml", "metrics.jsonl", REJECTED, REFUSED, "pairs-index.parquet", "checkpoints", "model", "samples", "tensorboard",
+    "evaluation", "summary.json", "report.html", ENVIRONMENT,
 )  # fmt: skip
-"""What a run writes, and the only things that `force` deletes. The file that marks a folder as a run's goes last."""
+"""What a run writes, and the only things that `force` replaces. The file that marks a folder as a run's goes last."""
 
 
 @dataclass
@@ -66,11 +66,19 @@ class RunFolder:
                 "point data.path at the same pairs, or start a new run"
             )
 
+    @property
+    def replacement(self) -> Replacement:
+        """The earlier run that `force` has moved aside, if there is one."""
+        return Replacement(self.path, CONTENTS)
+
     def close(self) -> None:
-        """Gives the folder free."""
+        """Gives the folder free. A run that `force` was to replace is put back, unless the new one has come to save a step."""
         if self._lock:
-            self._lock.release()
-            self._lock = None
+            try:
+                self.replacement.restore()
+            finally:
+                self._lock.release()
+                self._lock = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -82,8 +90,10 @@ class RunFolder:
 def open_run(path: Path, config: Mapping[str, object], *, config_text: str, resume: str | None = None, force: bool = False) -> RunFolder:
     """Takes a folder for a run, writes config.yaml and environment.json, and finds where to continue.
 
-    `resume`: "latest", or a checkpoint's path. Raises `InputError` if the folder holds another run (unless `resume` or
-    `force`), is held by another process, cannot be written, or if the checkpoint is absent, broken or of other settings.
+    `resume`: "latest", or a checkpoint's path; one of another folder begins a new run here. `force` moves an earlier run aside:
+    `fit` deletes it before its first save, and `close` puts it back if it never came to that. Raises `InputError` if the folder
+    holds another run (unless `force`, or to continue it), is held by another process, cannot be written, or if the checkpoint
+    is absent, broken or of other settings.
     In a distributed run every process must call it; the main one does the work.
     """
     locks: list[Lock] = []
@@ -104,17 +114,30 @@ class _Opening:
         self._make()
         self.locks.append(Lock(self.path / "lock.json"))
         try:
-            self._check_free(resume is not None or force)
-            found = self._resume_point(resume) if resume else None
-            if force and not resume:
-                self._clear()
-            for left in checkpoint.sweep(self.path / "checkpoints"):
-                print(f"removed {left}, which an interrupted save left behind", file=sys.stderr)
-            self._describe(config_text)
+            return self._open(config_text, resume=resume, force=force)
         except BaseException:
             self.locks.pop().release()
             raise
+
+    def _open(self, config_text: str, *, resume: str | None, force: bool) -> tuple[Path, Manifest] | None:
+        replacement = Replacement(self.path, CONTENTS)
+        replacement.restore()
+        continues = resume is not None and self._is_own(resume)
+        found = self._resume_point(resume) if resume else None
+        self._check_free(continues or force)
+        for left in checkpoint.sweep(self.path / "checkpoints"):
+            print(f"removed {left}, which an interrupted save left behind", file=sys.stderr)
+        try:
+            if force and not continues:
+                replacement.set_aside()
+            self._describe(config_text)
+        except BaseException:
+            replacement.restore()
+            raise
         return found
+
+    def _is_own(self, resume: str) -> bool:
+        return resume == LATEST or Path(resume).resolve().parent == (self.path / "checkpoints").resolve()
 
     def _check_free(self, allowed: bool) -> None:
         held = [name for name in CONTENTS if (self.path / name).exists()]
@@ -133,14 +156,6 @@ class _Opening:
             probe.unlink()
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error}") from error
-
-    def _clear(self) -> None:
-        for name in CONTENTS:
-            entry = self.path / name
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
 
     def _describe(self, config_text: str) -> None:
         (self.path / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -69,6 +70,17 @@ class Snapshot:
     weights: Weights
     average: WeightAverage | None
 
+    @cached_property
+    def reference_sha256(self) -> str | None:
+        """Of the weights that the run is compared with: seconds for a large model, so once."""
+        return self.subject.reference_sha256()
+
+    def is_finite(self) -> bool:
+        """Whether every weight, average and moment is a number."""
+        averages = self.average.tensors.values() if self.average else ()
+        tensors = (*self.weights.values(), *averages, *optimizer_tensors(self.optimizer, self.weights).values())
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
     def write(self, folder: Path, step: int, config: Mapping[str, object]) -> None:
         """Fills a folder: policy/, optimizer.safetensors, state.json."""
         (folder / POLICY).mkdir()
@@ -77,16 +89,27 @@ class Snapshot:
         if self.average:
             tensors |= {_AVERAGE + name: value for name, value in self.average.tensors.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
-        state = {"schema": SCHEMA, "step": step, "torch": torch.__version__, "config": config}
+        state = {
+            "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "config": config,
+        }  # fmt: skip
         (folder / STATE).write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
 
     def read(self, folder: Path) -> None:
-        """Puts a checkpoint's weights, optimiser and average in place. Raises `InputError` naming what is missing."""
+        """Puts a checkpoint's weights, optimiser and average in place. Raises `InputError` naming what is missing or not this run's."""
+        self._check_same_reference(folder)
         self.subject.load_policy(folder / POLICY)
         tensors = _tensors(folder / OPTIMIZER)
         load_optimizer_tensors(self.optimizer, self.weights, _below(tensors, _OPTIMIZER))
         if self.average:
             self.average.load(_below(tensors, _AVERAGE))
+
+    def _check_same_reference(self, folder: Path) -> None:
+        theirs = read_state(folder).get("reference_sha256")
+        if theirs is not None and self.reference_sha256 not in (theirs, None):
+            raise InputError(
+                f"{folder}: the base model is not the one that its run started from: the reference's sha256 is {theirs} there and "
+                f"{self.reference_sha256} here; put the model of model.path back as it was, or start a new run"
+            )
 
     def expected_bytes(self) -> int:
         """About how large a checkpoint will be: weights, AdamW's two moments (Adafactor's are negligible), average."""

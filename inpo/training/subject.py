@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.types import Denoiser
@@ -30,6 +32,25 @@ class Subject:
     save_policy: Callable[[Path], None]
     load_policy: Callable[[Path], None]
     identity_tolerance: float = 1e-4
+
+    def reference_sha256(self) -> str | None:
+        """Hex digest of what the policy is compared with, which never changes; None where there is no reference.
+
+        A reference that is no module of its own is known by the policy's frozen weights.
+        """
+        if self.reference is None:
+            return None
+        if isinstance(self.reference, nn.Module):
+            return _sha256(self.reference.state_dict())
+        return _sha256({name: weight for name, weight in self.policy.named_parameters() if not weight.requires_grad})
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def plain_subject(policy: nn.Module, reference: Denoiser | None) -> Subject:

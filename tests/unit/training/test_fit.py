@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from inpo.errors import InputError
 from inpo.training import OptimizerConfig, Settings
 from inpo.training.fit import Callbacks
 from inpo.training.subject import plain_subject
+from inpo.types import Condition
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, tiny_subject
-from tests.training_runs import OPTIMIZER, final_bytes, metrics, settings, train
+from tests.training_runs import OPTIMIZER, final_bytes, metrics, settings, train, trainer
 
 LONG = {"steps": 9, "save_every_steps": 3}
 VARIANTS: dict[str, Settings] = {
@@ -73,6 +75,53 @@ def test_the_references_of_a_resumed_run_are_not_the_trained_weights(tmp_path: P
     before = [parameter.clone() for parameter in subject.reference.parameters()]
     train(tmp_path, settings(steps=4), subject=subject, resume="latest")
     assert all(torch.equal(a, b) for a, b in zip(before, subject.reference.parameters(), strict=True))
+
+
+class SwitchedOff:
+    """A reference that is the policy without its adapter: no module of its own."""
+
+    prediction = TinyDenoiser.prediction
+    schedule = TinyDenoiser().schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Never asked here."""
+        raise AssertionError
+
+
+def test_another_base_model_is_refused(tmp_path: Path) -> None:
+    """A folder whose weights were exchanged under the same name would silently move the reference."""
+    train(tmp_path, settings(steps=2))
+    with pytest.raises(InputError, match="step-000002: the base model is not the one that its run started from"):
+        train(tmp_path, settings(steps=4), subject=tiny_subject(1), resume="latest")
+    assert checkpoints(tmp_path) == ["step-000002"]
+
+
+def test_the_base_model_is_known_by_what_training_does_not_move() -> None:
+    """Every weight of the reference counts, to the bit; without a module of its own, the policy's frozen ones; without one, nothing."""
+    policy, reference = tiny_subject().policy, tiny_subject().reference
+    digest = plain_subject(policy, reference).reference_sha256()
+    assert digest == plain_subject(TinyDenoiser(1), reference).reference_sha256()
+    reference.out.bias[0] = torch.nextafter(reference.out.bias[0], torch.tensor(9.0))
+    assert plain_subject(policy, reference).reference_sha256() != digest
+    assert plain_subject(policy, tiny_subject(dtype=torch.bfloat16).reference).reference_sha256() not in (digest, None)
+    policy.into.requires_grad_(False)
+    adapter = plain_subject(policy, SwitchedOff())
+    digest = adapter.reference_sha256()
+    with torch.no_grad():
+        policy.out.bias.add_(1)
+        assert adapter.reference_sha256() == digest
+        policy.into.bias.add_(1)
+    assert adapter.reference_sha256() != digest
+    assert plain_subject(policy, None).reference_sha256() is None
+
+
+def test_without_a_reference_no_base_model_is_compared(tmp_path: Path) -> None:
+    """A checkpoint has all that such a run goes on from."""
+    train(tmp_path, settings(steps=2))
+    alone = replace(tiny_subject(1), reference=None)
+    made = trainer(subject=alone, name="sft")
+    made.snapshot.read(tmp_path / "checkpoints" / "step-000002")
+    assert torch.equal(alone.policy.out.bias, load_file(tmp_path / "checkpoints/step-000002/policy/policy.safetensors")["out.bias"])
 
 
 def test_a_run_leaves_checkpoints_lines_and_the_average(tmp_path: Path) -> None:

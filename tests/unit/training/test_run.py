@@ -54,8 +54,11 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="holds another run"):
         opened(tmp_path)
-    opened(tmp_path, force=True)
-    assert not (tmp_path / "metrics.jsonl").exists()
+    with open_run(tmp_path, CONFIG, config_text="new\n", force=True) as run:
+        assert not (tmp_path / "metrics.jsonl").exists()
+        run.replacement.settle()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "environment.json"]
+    assert (tmp_path / "config.yaml").read_text() == "new\n"
 
 
 def test_force_deletes_only_what_a_run_writes(tmp_path: Path) -> None:
@@ -129,6 +132,22 @@ def test_resuming_finds_the_checkpoint_and_keeps_the_rest(tmp_path: Path) -> Non
         run.close()
         assert run.resume_from is not None
         assert (run.resume_from[0], run.resume_from[1].step) == (folder, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*not bit for bit")
+def test_another_runs_checkpoint_continues_only_in_a_folder_without_a_run(tmp_path: Path) -> None:
+    """Otherwise the folder's own checkpoints and lines would be cut back to that step; with force they are replaced, and said to be."""
+    foreign, own = with_checkpoint(tmp_path / "a"), with_checkpoint(tmp_path / "b", step=4)
+    with pytest.raises(InputError, match="b holds another run"):
+        opened(tmp_path / "b", resume=str(foreign))
+    assert own.is_dir()
+    opened(tmp_path / "b", resume=str(tmp_path / "a" / ".." / "b" / "checkpoints" / own.name))
+    opened(tmp_path / "c", resume=str(foreign))
+    with open_run(tmp_path / "b", CONFIG, config_text="", resume=str(foreign), force=True) as run:
+        assert run.resume_from is not None
+        assert run.resume_from[0] == foreign
+        assert not own.exists()
+    assert own.is_dir()
 
 
 def test_resuming_what_is_not_there_is_an_error(tmp_path: Path) -> None:
