@@ -214,6 +214,22 @@ def test_no_gradient_at_all_is_a_fault() -> None:
         trainer(subject=replace(tiny_subject(), policy=Detached())).step_once(0)
 
 
+class Undecided(MemoryLoader):
+    """Nobody preferred anything."""
+
+    def fetch(self, positions: Sequence[int]) -> PairBatch:
+        """As it is, every pair a tie."""
+        pairs = super().fetch(positions)
+        return replace(pairs, preference=torch.full_like(pairs.preference, 0.5))
+
+
+def test_a_first_step_of_ties_is_said_to_be_one() -> None:
+    """At u = 0 the loss of a tie is at its minimum: nothing moves, and the message knows that cause too."""
+    with pytest.raises(RunFault, match=r"in the first step, is every pair a tie \(data\.ties=half\)"):
+        trainer(Undecided()).step_once(0)
+    assert trainer(Undecided(), subject=moved_subject()).step_once(1).line["grad_norm"] > 0
+
+
 def test_clipping_bounds_the_step_and_not_the_report() -> None:
     """SGD-like check on the gradient itself: after clipping its norm is 1e-3, and the line has the norm before."""
     made = trainer(use=settings(OptimizerConfig(clip=1e-3)))
