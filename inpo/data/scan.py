@@ -77,16 +77,22 @@ def scan(
 
 
 def _batches(shards: Sequence[Shard], damaged: list[tuple[str, str]] | None) -> Iterator[tuple[Place, list[dict[str, object]]]]:
-    for number, shard in enumerate(shards):
-        for group, row in enumerate(shard.first_rows):
-            try:
-                for rows in read_batches(shard, group):
-                    yield Place(number, group, row), rows
-                    row += len(rows)
-            except InputError as error:
-                if damaged is None:
-                    raise
-                damaged.append((shard.name, str(error).removeprefix(f"{shard.name}: ")))
+    groups = (Place(number, group, row) for number, shard in enumerate(shards) for group, row in enumerate(shard.first_rows))
+    for first in groups:
+        shard = shards[first.file]
+        try:
+            yield from _group(shard, first)
+        except InputError as error:
+            if damaged is None:
+                raise
+            damaged.append((shard.name, str(error).removeprefix(f"{shard.name}: ")))
+
+
+def _group(shard: Shard, first: Place) -> Iterator[tuple[Place, list[dict[str, object]]]]:
+    row = first.row
+    for rows in read_batches(shard, first.row_group):
+        yield Place(first.file, first.row_group, row), rows
+        row += len(rows)
 
 
 def _examine_batch(first: Place, rows: list[dict[str, object]], *, verify: Verify) -> list[tuple[Place, Examined]]:
