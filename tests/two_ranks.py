@@ -7,18 +7,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from inpo.data import index
+from inpo.data.config import DataConfig
+from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError, RunFault
 from inpo.training.distributed import on_main
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import SETTINGS, final_bytes, gradient, settings, train, trainer
+from tests.unit.data.making import row, write
 
 RANK = int(os.environ["RANK"])
 COLLECTIVES = (
@@ -26,13 +30,16 @@ COLLECTIVES = (
 )  # fmt: skip
 
 
+@dataclass
 class BrokenLoader(MemoryLoader):
-    """Gives rank 1 a pair with a NaN at the third step."""
+    """Gives rank 1 a pair with a NaN from the third step on, or from another position."""
+
+    broken_from: int = 16
 
     def fetch(self, positions: Sequence[int]) -> PairBatch:
         """As the loader it is, but for one number."""
         pairs = super().fetch(positions)
-        if RANK == 1 and min(positions) >= 16:
+        if RANK == 1 and min(positions) >= self.broken_from:
             pairs.win[1, 0, 0, 0] = float("nan")
         return pairs
 
@@ -96,6 +103,41 @@ class SignallingLoader(MemoryLoader):
         return super().fetch(positions)
 
 
+def replacing(folder: Path) -> object:
+    """A replacement that fails in its first step leaves the earlier run on both ranks; one that does not, replaces it."""
+
+    def seen() -> list[str]:
+        torch.distributed.barrier()
+        names = sorted(path.name for place in ("", "checkpoints") for path in (folder / "replacing" / place).iterdir())
+        torch.distributed.barrier()
+        return names
+
+    train(folder / "replacing", settings(steps=3))
+    before = seen()
+    try:
+        train(folder / "replacing", loader=BrokenLoader(broken_from=0), force=True)
+    except RunFault:
+        after = seen()
+    train(folder / "replacing", settings(steps=4), force=True)
+    return {"kept": before == after, "replaced": seen()}
+
+
+def opening(folder: Path) -> object:
+    """The main process examines the rows; the others read the list that it kept."""
+    examined, scan = [], index.scan
+    index.scan = lambda *arguments, **named: examined.append(len(arguments)) or scan(*arguments, **named)
+    config = DataConfig(str(folder / "pairs.parquet"), max_rejected_fraction=0.5)
+    if RANK == 0:
+        write(Path(config.path), [row(i, **({"caption": ""} if i == 5 else {})) for i in range(6)])
+
+    def build() -> None:
+        ParquetPairs.open(config, folder=folder / "opened")
+
+    on_main(build)
+    found = ParquetPairs.open(config, folder=folder / "opened")
+    return {"scans": len(examined), "size": found.size, "fingerprint": found.fingerprint}
+
+
 def refusals(folder: Path) -> object:
     """What only the main process finds out is raised on every process."""
 
@@ -113,6 +155,6 @@ def refusals(folder: Path) -> object:
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
-    for task in (gradients, collectives, fault, stopped, refusals):
+    for task in (gradients, collectives, fault, stopped, replacing, opening, refusals):
         (where / f"{task.__name__}-{RANK}.json").write_text(json.dumps(task(where)))
     torch.distributed.destroy_process_group()

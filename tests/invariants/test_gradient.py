@@ -78,6 +78,19 @@ def test_a_signal_to_one_rank_ends_both_after_the_same_step(two_ranks: Path) -> 
     assert both(two_ranks, "stopped") == [{"step": 3, "signal": 15, "same": True}] * 2
 
 
+def test_a_replacement_is_decided_for_all_ranks(two_ranks: Path) -> None:
+    """The earlier run is back after a first step that failed, and gone after one that did not."""
+    replaced = ["checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "step-000002", "step-000004"]
+    assert both(two_ranks, "replacing") == [{"kept": True, "replaced": replaced}] * 2
+
+
+def test_rows_are_examined_by_one_process(two_ranks: Path) -> None:
+    """Decoding a whole data set once a process would take as many times as long on the same disk."""
+    first, second = both(two_ranks, "opening")
+    assert (first["scans"], second["scans"]) == (1, 0)
+    assert (first["size"], first["fingerprint"]) == (second["size"], second["fingerprint"])
+
+
 def test_what_the_main_process_refuses_is_refused_everywhere(two_ranks: Path) -> None:
     """Otherwise the others would wait for it for ever."""
     first, second = both(two_ranks, "refusals")
