@@ -47,6 +47,7 @@ class Trainer:
         processes()
         self.accelerator = Accelerator(mixed_precision="no")
         self._check_size()
+        self._check_walks()
         wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
         if isinstance(wrapped, DistributedDataParallel):
             # Buffers never change here, so there is nothing to broadcast before each forward pass.
@@ -68,6 +69,12 @@ class Trainer:
         pairs, count = self.settings.train.pairs_per_step, self.accelerator.num_processes
         if pairs < count:
             raise InputError(f"train.pairs_per_step={pairs} is fewer than the {count} processes; each needs at least one pair")
+
+    def _check_walks(self) -> None:
+        try:
+            self.method.noising.mean_evaluations(cast(Denoiser, self.subject.policy).schedule)
+        except ValueError as error:
+            raise InputError(f"method.noising does not suit this model: {error}") from error
 
     def _placed_reference(self) -> Denoiser | None:
         if isinstance(self.subject.reference, nn.Module):

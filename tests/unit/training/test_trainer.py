@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inpo.errors import RunFault
+from inpo.errors import InputError, RunFault
 from inpo.methods import INPO
 from inpo.objectives import Dpo
 from inpo.training import OptimizerConfig
@@ -212,6 +212,13 @@ def test_no_gradient_at_all_is_a_fault() -> None:
     """Training on would only burn time."""
     with pytest.raises(RunFault, match="step 1: no trainable parameter received a gradient"):
         trainer(subject=replace(tiny_subject(), policy=Detached())).step_once(0)
+
+
+def test_more_inversion_steps_than_the_model_has_times_are_refused_at_once() -> None:
+    """Before a pair is read: nothing could be inverted."""
+    method = replace(INPO, noising=replace(INPO.noising, inversion_steps=1001))
+    with pytest.raises(InputError, match=r"method\.noising does not suit this model: inversion steps must be in 1…1000"):
+        Trainer(tiny_subject(), MemoryLoader(), method=method, settings=SETTINGS, stop=Stop())
 
 
 class Undecided(MemoryLoader):
