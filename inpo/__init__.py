@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from inpo import demo, methods, report
-    from inpo.compose import Comparison, evaluate, load, open_pairs, train
+    from inpo.comparison import Comparison, evaluate
+    from inpo.compose import load, open_pairs, train
     from inpo.config import Experiment
     from inpo.config import load_experiment as recipe
     from inpo.ddim import invert, sample, transfer
@@ -28,8 +29,8 @@ __version__ = "0.1.0"
 
 _MODULES = ("demo", "methods", "report")
 _NAMES = {
-    "Comparison": "inpo.compose",
-    "evaluate": "inpo.compose",
+    "Comparison": "inpo.comparison",
+    "evaluate": "inpo.comparison",
     "load": "inpo.compose",
     "open_pairs": "inpo.compose",
     "train": "inpo.compose",

@@ -120,8 +120,8 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier evaluation in that folder.")] = False,
 ) -> None:
     """Compare two models under the same seeds."""
-    from inpo.compose import Comparison
-    from inpo.compose import evaluate as run
+    from inpo.comparison import Comparison
+    from inpo.comparison import evaluate as run
     from inpo.console import print_summary
 
     config = _generation(seed, samples, steps, guidance, scheduler)

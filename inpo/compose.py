@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from inpo import world
 from inpo.config import Experiment
@@ -23,7 +21,7 @@ from inpo.models.config import ModelConfig
 from inpo.types import PairSource, Scorer
 
 if TYPE_CHECKING:
-    from inpo.evaluation.summary import MethodSummary, Summary
+    from inpo.evaluation.summary import MethodSummary
     from inpo.generation import ImageRecord
     from inpo.models.loading import Model
     from inpo.training.fit import FitResult
@@ -114,14 +112,16 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
 
 def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     from inpo.data.loader import EncodedPairs
+    from inpo.training.disk import reporting
     from inpo.training.distributed import on_main, processes
     from inpo.training.fit import Callbacks, fit
     from inpo.training.subject import Subject
 
-    if processes().num_processes > 1:
-        # One process examines the pictures; the others read the index that it keeps.
-        on_main(lambda: open_pairs(experiment.data, run.path).fingerprint)
-    source = open_pairs(experiment.data, run.path)
+    with reporting(run.path):
+        if processes().num_processes > 1:
+            # One process examines the pictures; the others read the index that it keeps.
+            on_main(lambda: open_pairs(experiment.data, run.path).fingerprint)
+        source = open_pairs(experiment.data, run.path)
     run.data_sha256 = source.fingerprint
     run.check_same_data()
     model = load(experiment.model)
@@ -135,7 +135,8 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     ) as loader:
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is None:
-        on_main(lambda: _finish(model, experiment, run.path))
+        with reporting(run.path / "model"):
+            on_main(lambda: _finish(model, experiment, run.path))
     return result
 
 
@@ -214,91 +215,6 @@ def training_numbers(experiment: Experiment, run: Path) -> MethodSummary:
         unet_forwards_per_pair=sum(line["unet_forwards_per_pair"] for line in lines) / len(lines),
         seconds=seconds,
     )
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model in an evaluation: its name in the results, where it lies, and the seed its pictures start from."""
-
-    name: str
-    path: str
-    seed_offset: int = 0
-
-
-def picture_folder(out: Path, name: str) -> Path:
-    """Where an evaluation keeps a model's pictures."""
-    return out / "evaluation" / name
-
-
-def generate_for(contestant: Contestant, prompts: Sequence[str], out: Path, config: GenerationConfig) -> None:
-    """Writes a contestant's pictures into its folder of the evaluation."""
-    model = load(contestant.path)
-    shifted = dataclasses.replace(config, seed=config.seed + contestant.seed_offset)
-    generate(model, prompts, picture_folder(out, contestant.name), shifted, progress=bar(f"pictures of {contestant.name}"))
-
-
-def judge(candidate: Contestant, baseline: Contestant, scorers: Sequence[Scorer], out: Path) -> MethodSummary:
-    """Scores and compares the pictures of two contestants that `generate_for` made."""
-    from inpo.evaluation.benchmark import evaluate as compare_pictures
-    from inpo.evaluation.scoring import ImageSet
-
-    sets = [ImageSet(side.name, picture_folder(out, side.name)) for side in (candidate, baseline)]
-    return compare_pictures(*sets, scorers=scorers, out=out, same_seeds=candidate.seed_offset == baseline.seed_offset)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `evaluate` compares, and how: two models, a prompt set or file, scorers of which the first decides."""
-
-    candidate: str
-    baseline: str
-    prompts: str
-    scorers: tuple[str, ...]
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-
-
-def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summary:
-    """`inpo evaluate`: pictures of both under the same seeds, scores, summary.json and report.html in `out`.
-
-    An interrupted evaluation is continued; a finished one needs `force`. Raises `InputError`, for prompts that a scorer cannot
-    judge before any picture is made.
-    """
-    from inpo.evaluation.summary import SUMMARY, write_summary
-    from inpo.report import build_report
-
-    judges, wanted = [scorer(name) for name in comparison.scorers], prompt_set(comparison.prompts)
-    for each in judges:
-        if isinstance(each, PromptChecker):
-            each.check_prompts(wanted)
-    _take_evaluation_folder(out, force=force)
-    theirs, ours = Contestant("baseline", comparison.baseline), Contestant("candidate", comparison.candidate)
-    for contestant in (theirs, ours):
-        generate_for(contestant, wanted, out, comparison.generation)
-    entry = judge(ours, theirs, judges, out)
-    summary = write_summary(out / SUMMARY, kind="evaluate", baseline=theirs.name, methods={ours.name: entry})
-    build_report(out)
-    return summary
-
-
-@runtime_checkable
-class PromptChecker(Protocol):
-    """A scorer that cannot judge every prompt."""
-
-    def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Raises `InputError` naming the first prompt that it cannot judge."""
-
-
-def _take_evaluation_folder(out: Path, *, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; an evaluation needs a folder")
-    held = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
-    if held - {"evaluation", "summary.json", "report.html"}:
-        raise InputError(f"{out} holds {min(held - {'evaluation'})}, and is no evaluation's folder; choose another --out")
-    if "summary.json" in held and not force:
-        raise InputError(f"{out} holds a finished evaluation; replace it with --force, or choose another --out")
-    if force:
-        shutil.rmtree(out / "evaluation", ignore_errors=True)
-        (out / "summary.json").unlink(missing_ok=True)
 
 
 def generate_pictures(model: str, prompts: str, out: Path, config: GenerationConfig, *, force: bool = False) -> list[ImageRecord]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo import world
-from inpo.compose import Contestant, Resume, generate_for, judge, prompt_set, scorer, train, training_numbers
+from inpo.comparison import Contestant, generate_for, judge
+from inpo.compose import Resume, prompt_set, scorer, train, training_numbers
 from inpo.config import load_experiment
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig

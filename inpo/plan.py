@@ -9,6 +9,7 @@ from inpo.compose import open_pairs, resolve_model
 from inpo.config import Experiment
 from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of
+from inpo.errors import InputError
 from inpo.methods import Method
 from inpo.models.loading import examine
 from inpo.models.sizes import ModelSizes, model_sizes
@@ -26,6 +27,10 @@ def describe(experiment: Experiment) -> str:
     Raises `InputError` for whatever would stop the run at its entrance.
     """
     parts = examine(resolve_model(experiment.model))
+    try:
+        forwards_per_pair(experiment.method, parts.schedule)
+    except ValueError as error:
+        raise InputError(f"method.noising does not suit this model: {error}") from error
     return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts), parts.schedule))
 
 

@@ -131,6 +131,9 @@ def test_dry_run_trains_nothing_and_names_the_cost(run: Run, tiny_pipeline: Path
         "train", "sd15-inpo", *small(tiny_pipeline, pairs_file), "train.pairs_per_step=4000", "--out", tmp_path / "run", "--dry-run"
     )
     assert (refused.code, "4000" in refused.err) == (2, True)
+    steps = "method.noising.inversion_steps=1001"
+    refused = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file), steps, "--out", tmp_path / "run", "--dry-run")
+    assert (refused.code, "method.noising" in refused.err) == (2, True)
 
 
 def test_help_fits_on_one_screen(run: Run) -> None:
