@@ -99,10 +99,11 @@ def generate(
 ) -> None:
     """Make pictures from prompts."""
     from inpo.compose import generate_pictures
+    from inpo.generation import count_faults
 
     records = generate_pictures(model, prompts, out, _generation(seed, samples, steps, guidance, scheduler), force=force)
-    faults = sum(record.fault is not None for record in records)
-    print(f"{len(records)} pictures in {out}" + (f"; {faults} are black or not finite: see images.jsonl" if faults else ""))
+    faults = ", ".join(f"{count} {fault}" for fault, count in count_faults(records).items())
+    print(f"{len(records)} pictures in {out}" + (f", of which {faults}: see images.jsonl" if faults else ""))
 
 
 @app.command()

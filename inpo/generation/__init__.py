@@ -1,6 +1,6 @@
 """Prompts to pictures, in memory (`sampling`) or in a folder that can be resumed (`folder`)."""
 
-from inpo.generation.folder import ImageRecord, count_faults, generate, grid, read_records, write_png
+from inpo.generation.folder import ImageRecord, count_faults, generate, read_records, write_png
 from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, generate_images, generate_latents, initial_latents, shots
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "generate",
     "generate_images",
     "generate_latents",
-    "grid",
     "initial_latents",
     "read_records",
     "shots",

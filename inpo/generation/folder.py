@@ -94,17 +94,6 @@ def count_faults(records: Iterable[ImageRecord]) -> dict[str, int]:
     return dict(Counter(record.fault for record in records if record.fault is not None))
 
 
-def grid(images: Sequence[NDArray[np.uint8]] | Tensor, columns: int) -> NDArray[np.uint8]:
-    """One picture of many of equal size, row by row, uint8 `[rows · H, columns · W, 3]`; places left over are white."""
-    pictures = [np.asarray(image, dtype=np.uint8) for image in images]
-    height, width, channels = pictures[0].shape
-    sheet = np.full((-(-len(pictures) // columns) * height, columns * width, channels), 255, dtype=np.uint8)
-    for i, picture in enumerate(pictures):
-        row, column = divmod(i, columns)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
-    return sheet
-
-
 def write_png(file: Path, image: NDArray[np.uint8] | Tensor) -> str:
     """Saves a uint8 `[H,W,3]` picture, complete or not at all; returns the sha256 of the file's bytes."""
     from PIL import Image

@@ -25,7 +25,6 @@ from inpo.generation import (
     generate,
     generate_images,
     generate_latents,
-    grid,
     initial_latents,
     read_records,
     shots,
@@ -318,15 +317,6 @@ def test_records_that_are_none_are_named_with_their_line(tmp_path: Path) -> None
         read_records(tmp_path)
     (tmp_path / "images.jsonl").write_text(f"{good}\n")
     assert read_records(tmp_path) == [ImageRecord("a", 0, 0, 1, "p", "x")]
-
-
-def test_grid_places_pictures_row_by_row() -> None:
-    """Five pictures in two columns are three rows; the sixth place is white."""
-    pictures = [np.full((2, 3, 3), i, dtype=np.uint8) for i in range(5)]
-    sheet = grid(pictures, columns=2)
-    assert sheet.shape == (6, 6, 3)
-    assert [int(sheet[2 * r, 3 * c, 0]) for r in range(3) for c in range(2)] == [0, 1, 2, 3, 4, 255]
-    assert np.array_equal(grid(torch.stack([torch.from_numpy(p) for p in pictures]), columns=2), sheet)
 
 
 def test_png_returns_the_hash_of_what_it_wrote(tmp_path: Path) -> None:
