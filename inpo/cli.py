@@ -6,13 +6,15 @@ Exit codes: 0 done; 2 bad input or configuration; 1 a fault; 130 or 143 interrup
 from __future__ import annotations
 
 import os
-import signal
+import shlex
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from inpo.errors import InputError, Interrupted, RunFault
 
 if TYPE_CHECKING:
     from inpo.generation import GenerationConfig
@@ -49,10 +51,10 @@ def demo(
     from inpo.console import print_summary
     from inpo.demo import run_demo
 
-    result = run_demo(out, force=force, null=null)
-    if isinstance(result, int):
-        raise _interrupted(result, f"run it again with: inpo demo --force --out {out}")
-    print_summary(result)
+    try:
+        print_summary(run_demo(out, force=force, null=null))
+    except Interrupted as stop:
+        raise _interrupted(stop, f"run it again with: inpo demo --force --out {out}") from None
     print(f"report: {out / 'report.html'}")
 
 
@@ -76,9 +78,11 @@ def train(
 
         print(describe(experiment))
         return
-    result = run(experiment, out, Resume(resume, force))
-    if result.signal is not None:
-        raise _interrupted(result.signal, f"continue with: inpo train {recipe} … --out {out} --resume latest")
+    try:
+        result = run(experiment, out, Resume(resume, force))
+    except Interrupted as stop:
+        again = shlex.join(["inpo", "train", recipe, *(overrides or []), "--out", str(out), "--resume", "latest"])
+        raise _interrupted(stop, f"continue with: {again}") from None
     from inpo.training.distributed import is_main
 
     if is_main():
@@ -176,15 +180,13 @@ def _generation(seed: int, samples: int, steps: int, guidance: float, scheduler:
     return GenerationConfig(seed=seed, samples=samples, steps=steps, guidance=guidance, scheduler=scheduler)
 
 
-def _interrupted(number: int, advice: str) -> typer.Exit:
-    print(f"interrupted by {signal.Signals(number).name}; the last completed step is saved; {advice}", file=sys.stderr)
-    return typer.Exit(128 + number)
+def _interrupted(stop: Interrupted, advice: str) -> typer.Exit:
+    print(f"{stop}; {advice}", file=sys.stderr)
+    return typer.Exit(128 + stop.signal)
 
 
 def main() -> None:
     """Runs the command line; one line and no traceback for what a user can mend, unless INPO_TRACEBACK is set."""
-    from inpo.errors import InputError, RunFault
-
     warnings.filterwarnings("ignore", category=UserWarning, module=r"transformers|diffusers")
     try:
         app()

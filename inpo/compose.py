@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from inpo import world
 from inpo.config import Experiment
-from inpo.console import bar
+from inpo.console import bar, say
 from inpo.data.config import DataConfig
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError, Interrupted, nearest
 from inpo.generation import GenerationConfig, generate, generate_images, write_png
 from inpo.models.config import ModelConfig
 from inpo.types import PairSource, Scorer
@@ -101,7 +101,10 @@ class Resume:
 
 
 def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> FitResult:
-    """`inpo train`: a run folder with the aligned model in `out`/model. Raises `InputError`, `RunFault`."""
+    """`inpo train`: a run folder with the aligned model in `out`/model.
+
+    Raises `InputError`, `RunFault`, and `Interrupted` once the last completed step is saved.
+    """
     from inpo.training.run import open_run
 
     resume = resume or Resume()
@@ -117,6 +120,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     from inpo.training.fit import Callbacks, fit
     from inpo.training.subject import Subject
 
+    say("examining the pairs")
     with reporting(run.path):
         if processes().num_processes > 1:
             # One process examines the pictures; the others read the index that it keeps.
@@ -124,6 +128,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
         source = open_pairs(experiment.data, run.path)
     run.data_sha256 = source.fingerprint
     run.check_same_data()
+    say("loading the model")
     model = load(experiment.model)
     needs = experiment.method.objective.needs
     reference = model.policy.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
@@ -134,9 +139,10 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
         source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
     ) as loader:
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
-    if result.signal is None:
-        with reporting(run.path / "model"):
-            on_main(lambda: _finish(model, experiment, run.path))
+    if result.signal is not None:
+        raise Interrupted(result.signal, result.step)
+    with reporting(run.path / "model"):
+        on_main(lambda: _finish(model, experiment, run.path))
     return result
 
 

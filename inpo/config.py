@@ -51,7 +51,8 @@ class Experiment:
         if self.data.ties == "half" and not self.method.objective.needs.ties:
             raise InputError(f"data.ties='half' means nothing to method.name={self.method.name!r}, which has no pairwise loss: use 'drop'")
         if self.optimizer.warmup_steps > self.train.steps:
-            raise InputError(f"optimizer.warmup_steps={self.optimizer.warmup_steps} is more than train.steps={self.train.steps}")
+            warmup, steps = self.optimizer.warmup_steps, self.train.steps
+            raise InputError(f"optimizer.warmup_steps={warmup} is more than train.steps={steps}: set it too")
 
     @property
     def settings(self) -> Settings:

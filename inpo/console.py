@@ -22,6 +22,11 @@ def bar(title: str) -> Callable[[int, int], None]:
     return show
 
 
+def say(what: str) -> None:
+    """What happens next, where it takes a while before anything else is to be seen."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def print_summary(summary: Summary) -> None:
     """The win-rate table. Plain text of fixed width where the output is no terminal."""
     from rich.console import Console

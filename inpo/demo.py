@@ -13,6 +13,7 @@ from inpo import world
 from inpo.comparison import Contestant, generate_for, judge
 from inpo.compose import Resume, prompt_set, scorer, train, training_numbers
 from inpo.config import load_experiment
+from inpo.console import say
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig
 
@@ -42,10 +43,10 @@ class DemoSize:
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(steps=20, guidance=world.GUIDANCE, batch=64))
 
 
-def run_demo(out: Path, *, force: bool = False, null: bool = False, size: DemoSize | None = None) -> Summary | int:
-    """Trains, judges, writes summary.json and report.html into `out`, and returns the summary; the signal if it was interrupted.
+def run_demo(out: Path, *, force: bool = False, null: bool = False, size: DemoSize | None = None) -> Summary:
+    """Trains, judges, writes summary.json and report.html into `out`, and returns the summary.
 
-    `null` adds the control on shuffled labels. Raises `InputError` where `out` holds something else, unless `force`.
+    `null` adds the control on shuffled labels. Raises `Interrupted`, and `InputError` where `out` holds something else, unless `force`.
     """
     from inpo.evaluation.summary import SUMMARY, write_summary
     from inpo.report import build_report
@@ -55,9 +56,8 @@ def run_demo(out: Path, *, force: bool = False, null: bool = False, size: DemoSi
     trained: dict[str, MethodSummary] = {}
     for name, overrides in _runs(null).items():
         experiment = load_experiment(RECIPES.get(name, RECIPES["inpo"]), (*overrides, *size.overrides))
-        result = train(experiment, out / name, Resume(force=force))
-        if result.signal is not None:
-            return result.signal
+        say(f"training {experiment.method.title} ({name})")
+        train(experiment, out / name, Resume(force=force))
         trained[name] = training_numbers(experiment, out / name)
     methods = _judged(out, trained, size)
     summary = write_summary(out / SUMMARY, kind="demo", baseline=BASE.name, methods=methods)

@@ -14,6 +14,17 @@ class RunFault(RuntimeError):
     """A fault while running that stopped the program on purpose (non-finite values, a full disk). Exit code 1."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run that SIGINT or SIGTERM (`signal`) ended early; its last completed step is saved.
+
+    A `KeyboardInterrupt`, so that a script stops where it stands instead of going on with half a model.
+    """
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"interrupted by signal {signal} after step {step}; the last completed step is saved")
+        self.signal = signal
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint naming the most similar choice, with a leading space, or an empty string where nothing is similar."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

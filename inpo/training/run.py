@@ -21,12 +21,15 @@ from inpo.training.lock import Lock
 from inpo.training.replacement import REFUSED, REJECTED, Replacement
 
 LATEST = "latest"
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, LOCK = "environment.json", "lock.json"
 CONTENTS = (
     "config.yaml", "metrics.jsonl", REJECTED, REFUSED, "pairs-index.parquet", "checkpoints", "model", "samples", "tensorboard",
     "evaluation", "summary.json", "report.html", ENVIRONMENT,
 )  # fmt: skip
 """What a run writes, and the only things that `force` replaces. The file that marks a folder as a run's goes last."""
+
+ENTRANCE = ("config.yaml", REJECTED, REFUSED, "pairs-index.parquet", ENVIRONMENT)
+"""What is there before the first step."""
 
 
 @dataclass
@@ -112,7 +115,7 @@ class _Opening:
         if resume == LATEST and not self.path.is_dir():
             raise InputError(f"{self.path}: there is no run to resume")
         self._make()
-        self.locks.append(Lock(self.path / "lock.json"))
+        self.locks.append(Lock(self.path / LOCK))
         try:
             return self._open(config_text, resume=resume, force=force)
         except BaseException:
@@ -128,8 +131,8 @@ class _Opening:
         for left in checkpoint.sweep(self.path / "checkpoints"):
             print(f"removed {left}, which an interrupted save left behind", file=sys.stderr)
         try:
-            if force and not continues:
-                replacement.set_aside()
+            if not continues:
+                self._make_room(replacement)
             self._describe(config_text)
         except BaseException:
             replacement.restore()
@@ -140,11 +143,23 @@ class _Opening:
         return resume == LATEST or Path(resume).resolve().parent == (self.path / "checkpoints").resolve()
 
     def _check_free(self, allowed: bool) -> None:
-        held = [name for name in CONTENTS if (self.path / name).exists()]
-        if held and ENVIRONMENT not in held:
-            raise InputError(f"{self.path} holds {held[0]}, but no run of inpo ({ENVIRONMENT} is missing); choose another folder")
-        if held and not allowed:
+        names = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(".") and entry.name != LOCK)
+        if names and ENVIRONMENT not in names:
+            raise InputError(f"{self.path} holds {names[0]}, but no run of inpo ({ENVIRONMENT} is missing); choose another folder")
+        if self._has_begun() and not allowed:
             raise InputError(f"{self.path} holds another run; use --resume latest to continue it, --force to replace it, or another folder")
+
+    def _make_room(self, replacement: Replacement) -> None:
+        if self._has_begun():
+            replacement.set_aside()
+            return
+        for name in ENTRANCE:
+            (self.path / name).unlink(missing_ok=True)
+
+    def _has_begun(self) -> bool:
+        """Whether anything here took work to make. A run that was refused at its entrance leaves its settings, and may be tried again."""
+        held = [self.path / name for name in CONTENTS if name not in ENTRANCE]
+        return any(any(entry.iterdir()) if entry.is_dir() else entry.is_file() and entry.stat().st_size > 0 for entry in held)
 
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():

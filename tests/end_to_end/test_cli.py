@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import inpo
+from inpo import compose
 from tests.end_to_end.conftest import Run, small
 
 RECIPES = {"inpo": "sd15-inpo", "diffusion-dpo": "sd15-dpo", "sft": "sd15-sft"}
@@ -173,8 +177,9 @@ def test_bad_input_is_one_line_and_exit_two(case: str, run: Run, tiny_pipeline: 
     overrides, words = REFUSALS[case]
     done = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file), *overrides, "--out", tmp_path / "run")
     assert done.code == 2
-    assert words in done.err
-    assert done.err.startswith("error: ")
+    said = done.err.splitlines()
+    assert words in said[-1]
+    assert [line for line in said if line.startswith("error: ")] == said[-1:]
     assert "Traceback" not in done.err
 
 
@@ -191,3 +196,35 @@ def test_a_folder_of_another_run_is_refused(run: Run, tiny_pipeline: Path, pairs
     assert (tmp_path / "thesis" / "model").read_text() == "mine"
     absent = run("train", "sd15-sft", *settings, "--out", tmp_path / "run", "--resume", tmp_path / "run" / "checkpoints" / "step-000099")
     assert (absent.code, "step-000099" in absent.err) == (2, True)
+
+
+def test_a_refused_first_try_does_not_block_the_second(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """A wrong path leaves nothing that took work: the corrected command runs into the same folder as it stands."""
+    settings = small(tiny_pipeline, pairs_file, "sft")
+    assert run("train", "sd15-sft", *settings, "data.path=/nowhere.parquet", "--out", tmp_path / "run").code == 2
+    assert run("train", "sd15-sft", *settings, "data.max_rejected_fraction=0", "--out", tmp_path / "run").code == 2
+    done = run("train", "sd15-sft", *settings, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+
+
+def test_a_foreign_folder_is_refused_whatever_it_holds(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.md").write_text("mine")
+    refused = run("train", "sd15-sft", *small(tiny_pipeline, pairs_file, "sft"), "--out", tmp_path, "--force")
+    assert (refused.code, "thesis.md" in refused.err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.md"]
+
+
+def test_an_interruption_saves_and_says_how_to_go_on(
+    run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM after the first step: exit 143, the whole command to continue; it continues. In Python a script stops there."""
+    settings = small(tiny_pipeline, pairs_file, "sft", "train.sample_every_steps=1")
+    monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None)
+    stopped = run("train", "sd15-sft", *settings, "--out", tmp_path / "run")
+    assert stopped.code == 143
+    assert "train.sample_every_steps=1 --out" in stopped.err
+    monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: None)
+    assert run("train", "sd15-sft", *settings, "--out", tmp_path / "run", "--resume", "latest").code == 0
+    monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="last completed step is saved"):
+        inpo.train(inpo.recipe("sd15-sft", settings), tmp_path / "python")

@@ -79,7 +79,9 @@ def _load_model(folder: Path) -> Any:
     """A `CLIPModel`, frozen, fp32. `Any`: transformers' annotations do not describe what it returns."""
     from safetensors import SafetensorError
     from transformers import CLIPModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     kind = _model_type(folder / "config.json")
     if kind != "clip":
         raise InputError(f"{folder / 'config.json'}: model_type is {kind!r}; PickScore's format is a 'clip' model")
