@@ -180,7 +180,6 @@ def test_bad_input_is_one_line_and_exit_two(case: str, run: Run, tiny_pipeline: 
     said = done.err.splitlines()
     assert words in done.err
     assert sum(line.startswith("error: ") for line in said) == 1
-    assert all(line.startswith(("error: ", "examining", "loading", "  ", "All of them are in")) for line in said), said
     assert "Traceback" not in done.err
 
 
