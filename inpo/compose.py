@@ -134,7 +134,9 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     reference = model.policy.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
     subject = Subject(model.policy, reference, model.save_policy, model.load_policy)
-    callbacks = Callbacks(_sample_grid(experiment, model, source, run.path), _sinks(experiment, run))
+    # Captions are read from the data for it, so it is made only where it is used.
+    sample = _sample_grid(experiment, model, source, run.path) if experiment.train.sample_every_steps else None
+    callbacks = Callbacks(sample, _sinks(experiment, run))
     with EncodedPairs(
         source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
     ) as loader:
@@ -190,7 +192,7 @@ class SampleGrid:
 def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
     """Validation prompts of the world for the world's pairs, and else the first captions of the data."""
     of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
-    rows = range(min(GRID_CAPTIONS, GRID_CAPTIONS if source.size is None else source.size))
+    rows = range(GRID_CAPTIONS if source.size is None else min(GRID_CAPTIONS, source.size))
     prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(source[i].caption for i in rows))
     config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
     return SampleGrid(model, run, prompts[:GRID_PROMPTS], config)

@@ -28,14 +28,14 @@ def describe(experiment: Experiment) -> str:
     """
     parts = examine(resolve_model(experiment.model))
     try:
-        forwards_per_pair(experiment.method, parts.schedule)
+        cost = forwards_per_pair(experiment.method, parts.schedule)
     except ValueError as error:
         raise InputError(f"method.noising does not suit this model: {error}") from error
-    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts), parts.schedule))
+    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts), cost))
 
 
-def _rows(experiment: Experiment, sizes: ModelSizes, schedule: Schedule) -> Iterator[tuple[str, str]]:
-    train, cost = experiment.train, forwards_per_pair(experiment.method, schedule)
+def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator[tuple[str, str]]:
+    train = experiment.train
     seen = train.steps * train.pairs_per_step
     yield "method", f"{experiment.method.title} ({experiment.method.paper})"
     yield "model", f"{experiment.model.path}: UNet {_millions(sizes.unet)}, VAE and text encoder {_millions(sizes.frozen)}"
