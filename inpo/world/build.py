@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from transformers import CLIPModel
 
 from inpo.errors import InputError
 from inpo.world.oracle import WEIGHTS, correct, parts, score
@@ -80,8 +82,8 @@ def _stages(out: Path, settings: BuildSettings) -> dict[str, float]:
 
 def _vae_stage(folder: Path, how: VaeTraining) -> AutoencoderKL:
     if not folder.is_dir():
-        with _timed("vae"):
-            train_vae(how).save_pretrained(folder)
+        with _timed("vae"), _whole(folder) as partial:
+            train_vae(how).save_pretrained(partial)
     vae = AutoencoderKL.from_pretrained(folder).eval()
     # The pipeline's config would name this folder for ever.
     vae.register_to_config(_name_or_path="")
@@ -93,13 +95,15 @@ def _unet_stage(out: Path, how: UnetTraining, vae: AutoencoderKL) -> None:
         return
     with _timed("unet"):
         model = train_unet(how, vae, lambda step, average: save_pipeline(out / "scratch" / f"step-{step:05d}", vae, average))
-        save_pipeline(out / "pipeline", vae, model)
+        with _whole(out / "pipeline") as partial:
+            save_pipeline(partial, vae, model)
 
 
 def _scorer_stage(folder: Path, settings: BuildSettings) -> dict[str, float]:
-    with _timed("scorer"):
-        scorer = train_scorer(settings.scorer)
-        save_scorer(folder, scorer)
+    if not folder.is_dir():
+        with _timed("scorer"), _whole(folder) as partial:
+            save_scorer(partial, train_scorer(settings.scorer))
+    scorer = CLIPModel.from_pretrained(folder).eval()
     return {"scorer accuracy against one wrong attribute": scorer_accuracy(scorer, 2 * settings.judged, 6)}
 
 
@@ -134,6 +138,15 @@ def _write_hashes(out: Path) -> None:
     kept = [name for name in files if not name.startswith("scratch/") and name != "hashes.json"]
     hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in kept}
     (out / "hashes.json").write_text(json.dumps(hashes, indent=1) + "\n")
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name when it is complete: a stage that was killed while saving is made again."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.rename(folder)
 
 
 @contextmanager

@@ -108,12 +108,31 @@ def test_a_finished_build_is_not_overwritten(built: Path) -> None:
 
 
 def test_stages_that_are_there_are_not_made_again(built: Path, tmp_path: Path) -> None:
-    """With the VAE and the pipeline of an earlier build in place, neither is trained."""
+    """With the VAE, the pipeline and the scorer of an earlier build in place, none is trained."""
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "vae").symlink_to(built / "scratch" / "vae")
     (tmp_path / "pipeline").symlink_to(built / "pipeline")
-    never = replace(QUICK, vae=VaeTraining(steps=10**9), unet=UnetTraining(steps=10**9))
+    (tmp_path / "scorer").symlink_to(built / "scorer")
+    endless = 10**9
+    never = replace(QUICK, vae=VaeTraining(steps=endless), unet=UnetTraining(steps=endless), scorer=ScorerTraining(steps=endless))
     assert build(tmp_path, never)["vae mse"] > 0
+
+
+def test_a_stage_that_died_while_saving_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed save left behind is no stage: the next build makes that stage anew, and leaves nothing partial."""
+
+    def dies(folder: Path, _model: object) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("inpo.world.build.save_scorer", dies)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, QUICK)
+    assert not (tmp_path / "scorer").exists()
+    build(tmp_path, QUICK)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_every_word_of_the_world_is_one_token() -> None:
