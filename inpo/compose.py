@@ -23,7 +23,7 @@ from inpo.types import PairSource, Scorer
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary
     from inpo.generation import ImageRecord
-    from inpo.models.loading import Model
+    from inpo.models.model import Model
     from inpo.training.fit import FitResult
     from inpo.training.metrics import Sink
     from inpo.training.run import RunFolder

@@ -11,7 +11,7 @@ from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of
 from inpo.errors import InputError
 from inpo.methods import Method
-from inpo.models.loading import examine
+from inpo.models.parts import examine
 from inpo.models.sizes import ModelSizes, model_sizes
 from inpo.schedule import Schedule
 

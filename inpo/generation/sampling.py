@@ -24,7 +24,7 @@ SCHEDULERS = {"ddim": None, "euler": "EulerDiscreteScheduler", "dpmsolver++": "D
 
 
 class GenerativeModel(Protocol):
-    """What generation asks of a model; `inpo.models.loading.Model` is one."""
+    """What generation asks of a model; `inpo.models.model.Model` is one."""
 
     @property
     def policy(self) -> Denoiser:

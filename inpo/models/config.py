@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inpo.errors import InputError, nearest
+from inpo.models.families import FAMILIES
 
 Dtype = Literal["fp32", "bf16"]
 DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
-FAMILIES: tuple[str, ...] = ("sd",)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ModelConfig:
                 raise InputError(f"model.{key} is empty; give a folder or a hub id such as 'owner/name'")
         _one_of("dtype", self.dtype, DTYPES)
         if self.family is not None:
-            _one_of("family", self.family, FAMILIES)
+            _one_of("family", self.family, tuple(FAMILIES))
 
 
 def _one_of(key: str, value: str, choices: Sequence[str]) -> None:

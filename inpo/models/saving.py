@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from inpo.errors import InputError
+from inpo.models.families import UNET, VAE, Family
 from inpo.models.folders import INDEX, PICKLES, read_json
 
 _TEXTS = (".json", ".txt")
-_NETWORKS = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+_NETWORKS = {component.name: [component.library, component.kind] for component in (UNET, VAE)}
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -61,7 +62,7 @@ def _share(folder: Path, like: Path) -> None:
             file.chmod(like.stat().st_mode)
 
 
-def write_pipeline(folder: Path, source: Path, unet: nn.Module, vae: nn.Module) -> None:
+def write_pipeline(folder: Path, source: Path, family: Family, *, unet: nn.Module, vae: nn.Module) -> None:
     """The pipeline in `source` with these two networks. Its other components are copied with their keys as they are.
 
     Not saved anew: transformers 5 writes CLIP's weights under names that transformers 4 would take for missing.
@@ -70,9 +71,9 @@ def write_pipeline(folder: Path, source: Path, unet: nn.Module, vae: nn.Module) 
     for name, entry in index.items():
         if name not in _NETWORKS and isinstance(entry, list) and not (entry[0] and _copy_component(source / name, folder / name)):
             index[name] = [None, None]
-    write_network(folder / "unet", unet)
-    write_network(folder / "vae", vae)
-    index |= {"_class_name": "StableDiffusionPipeline", **_NETWORKS}
+    write_network(folder / UNET.name, unet)
+    write_network(folder / VAE.name, vae)
+    index |= {"_class_name": family.pipeline, **_NETWORKS}
     if index.get("safety_checker") in (None, [None, None]):
         index["requires_safety_checker"] = False
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from inpo.models.config import Dtype, ModelConfig
+from inpo.models.encoder import PROMPT
 from inpo.models.loading import load
-from inpo.models.stable_diffusion import PROMPT
 from inpo.training.subject import Subject
 from inpo.types import Condition, PairBatch
 from tests.tiny_denoiser import MemoryLoader

@@ -31,7 +31,8 @@ from inpo.generation import (
     write_png,
 )
 from inpo.models.config import ModelConfig
-from inpo.models.loading import Model, load
+from inpo.models.loading import load
+from inpo.models.model import Model
 
 PROMPTS = ["a red circle", "a blue square on a white background", "a big green triangle"]
 CONFIG = GenerationConfig(steps=4, guidance=3.0)

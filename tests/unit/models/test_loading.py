@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from inpo.errors import InputError
 from inpo.models.config import ModelConfig
-from inpo.models.loading import Model, load
+from inpo.models.loading import load
+from inpo.models.model import Model
 from tests.tiny_models import tiny_sd, tiny_vae
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,7 +50,7 @@ def test_prediction_and_schedule_are_the_models_own(tiny_pipeline: Path, tiny_v_
 def test_sizes_follow_from_the_networks(tmp_path: Path, down: int) -> None:
     """8×8 latents are pictures of 16 or 32; a side that the VAE cannot divide is refused."""
     model = load(ModelConfig(str(tiny_sd(tmp_path, down=down))))
-    assert model.family == "sd"
+    assert model.family.name == "sd"
     assert model.default_resolution == 8 * down
     assert model.latent_shape() == (4, 8, 8)
     assert model.latent_shape(12 * down) == (4, 12, 12)
@@ -64,7 +65,7 @@ def test_saved_pipeline_loads_without_us(model: Model, tmp_path: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
     assert same_weights(pipeline.unet, model.policy.unet)
     assert same_weights(pipeline.vae, model.encoder.vae)
-    assert same_weights(pipeline.text_encoder, model.encoder.text_encoder)
+    assert same_weights(pipeline.text_encoder, model.encoder.towers[0].network)
     assert dict(pipeline.scheduler.config)["beta_end"] == 0.012
     picture = pipeline("a red circle", num_inference_steps=2, output_type="np").images[0]
     assert picture.shape == (16, 16, 3)
@@ -159,7 +160,7 @@ def test_half_precision_files_load_in_fp32_and_save_as_one_precision(tiny_pipeli
     half = StableDiffusionPipeline.from_pretrained(tiny_pipeline, dtype=torch.float16)
     half.save_pretrained(tmp_path / "half", variant=variant)
     model = load(ModelConfig(str(tmp_path / "half")))
-    modules = (model.policy, model.encoder.vae, model.encoder.text_encoder)
+    modules = (model.policy, model.encoder.vae, model.encoder.towers[0].network)
     assert {p.dtype for module in modules for p in module.parameters()} == {torch.float32}
     model.save_pipeline(tmp_path / "out")
     assert {t.dtype for file in (tmp_path / "out").rglob("*.safetensors") for t in load_file(file).values()} == {torch.float32}
@@ -192,4 +193,4 @@ def test_a_named_family_opens_a_pipeline_class_of_ones_own(tiny_pipeline: Path, 
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"MyOwnPipeline.*model\.family=sd"):
         load(ModelConfig(str(folder)))
-    assert load(ModelConfig(str(folder), family="sd")).family == "sd"
+    assert load(ModelConfig(str(folder), family="sd")).family.name == "sd"

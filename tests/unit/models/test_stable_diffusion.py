@@ -10,9 +10,10 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.testing import assert_close
 
-from inpo.models import stable_diffusion
+from inpo.models import encoder
 from inpo.models.config import ModelConfig
-from inpo.models.loading import Model, load
+from inpo.models.loading import load
+from inpo.models.model import Model
 from inpo.types import Condition, Denoiser
 from tests.tiny_models import LATENT, MAX_TOKENS
 
@@ -128,7 +129,7 @@ def test_prompts_encode_as_the_pipeline_does(model: Model, diffusers_pipeline: S
 
 def test_tokenizer_without_a_length_uses_the_text_encoders(model: Model) -> None:
     """Some folders say 10^30 tokens, which no position embedding has."""
-    model.encoder.tokenizer.model_max_length = int(1e30)
+    model.encoder.towers[0].tokenizer.model_max_length = int(1e30)
     assert model.encoder.encode_prompts(["a cat"]).tensors["prompt"].shape[1] == MAX_TOKENS
 
 
@@ -173,7 +174,7 @@ def test_large_batches_are_cut_without_a_trace(model: Model, monkeypatch: pytest
     """The encoder bounds its own memory: pictures go through the VAE a few at a time, with the same result."""
     pictures = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     whole, decoded = model.encoder.encode_images(pictures), model.encoder.decode(latents(5))
-    monkeypatch.setattr(stable_diffusion, "_PIXELS_AT_ONCE", 2 * 16 * 16)
+    monkeypatch.setattr(encoder, "_PIXELS_AT_ONCE", 2 * 16 * 16)
     sizes: list[int] = []
     model.encoder.vae.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     assert_close(model.encoder.encode_images(pictures).mean, whole.mean)

@@ -1,0 +1,105 @@
+"""Pictures and prompts to what Stable Diffusion's UNet reads, and back: a VAE and the towers of text encoders. Frozen, fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from inpo.types import Condition, LatentDistribution
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import PreTrainedTokenizerBase
+
+PROMPT = "prompt"
+_PIXELS_AT_ONCE = 8 * 512 * 512
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A text encoder and the tokenizer that it was trained with."""
+
+    network: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+    def states(self, prompts: Sequence[str]) -> Tensor:
+        """The last hidden state, `[B, tokens, features]`; tokens past the model's length are cut off."""
+        ids = self.tokenizer(list(prompts), padding="max_length", max_length=self._tokens, truncation=True, return_tensors="pt")
+        states: Tensor = self.network(ids.input_ids.to(self.network.device))[0]
+        return states
+
+    @property
+    def _tokens(self) -> int:
+        # A tokenizer saved without a length says 10^30.
+        return min(int(self.tokenizer.model_max_length), int(self.network.config.max_position_embeddings))  # type: ignore[union-attr, arg-type]
+
+
+@dataclass(frozen=True)
+class StableDiffusionEncoder:
+    """An `inpo.types.Encoder` over a VAE and one or more CLIP text encoders. Frozen, fp32, without gradient."""
+
+    vae: AutoencoderKL
+    towers: tuple[TextTower, ...]
+
+    def __post_init__(self) -> None:
+        for module in self.modules:
+            module.eval().requires_grad_(False)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Every frozen network: the VAE, then the text encoders."""
+        return self.vae, *(tower.network for tower in self.towers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        device: torch.device = self.vae.device
+        return device
+
+    @property
+    def scale(self) -> int:
+        """Pixels per latent, along each side."""
+        return 1 << (len(self.vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> LatentDistribution:
+        """Mean and deviation of the VAE's posterior, scaled to the UNet's unit. `images`: `[B,3,H,W]` in [−1, 1]."""
+        rows = self._rows_at_once(images.shape[-2] * images.shape[-1])
+        moments = [self.vae.encode(part.to(self.device)).latent_dist for part in torch.split(images, rows)]
+        mean, std = (torch.cat([getattr(each, name) for each in moments]) for name in ("mean", "std"))
+        return LatentDistribution((mean - self._shift) * self._factor, std * self._factor)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """The text encoders' states, `[B, tokens, features]`; tokens past the model's length are cut off."""
+        return Condition({PROMPT: torch.cat([tower.states(prompts) for tower in self.towers], dim=-1)})
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures, uint8 `[B,H,W,3]`, rounded as diffusers does. A picture that is not finite comes out black."""
+        rows = self._rows_at_once(latents.shape[-2] * latents.shape[-1] * self.scale**2)
+        pictures = [self._decode(part) for part in torch.split(latents.to(self.device), rows)]
+        return torch.cat(pictures)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self.vae.decode(latents / self._factor + self._shift, return_dict=False)[0]
+        # What NaN becomes as an integer is undefined, so it is made black here; −1 is black.
+        finite = pixels.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        unit = (pixels.where(finite, -1.0) / 2 + 0.5).clamp(0, 1)
+        return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+    @staticmethod
+    def _rows_at_once(pixels: int) -> int:
+        return max(1, _PIXELS_AT_ONCE // pixels)
+
+    @property
+    def _factor(self) -> float:
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)

@@ -1,0 +1,77 @@
+"""The table of model families: what a pipeline is made of, and what its prompts become. No method and no trainer knows a family.
+
+To add one whose network is a UNet, write a row. `encoder` and `stable_diffusion` read rows; `parts` refuses what no row describes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Library = Literal["diffusers", "transformers"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One folder of a pipeline: its name there and in model_index.json, and the class that reads it."""
+
+    name: str
+    library: Library
+    kind: str
+
+    @property
+    def weights(self) -> str:
+        """How its files of weights begin."""
+        return "model" if self.library == "transformers" else "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What `inpo.models` does alike for every family, and differently by these values.
+
+    `pipeline`: diffusers' class that its folders name and its results load with. `text_encoders`, `tokenizers`: one each per tower,
+    in the order in which their embeddings are concatenated. `added`: the UNet's `addition_embed_type`. `lora_targets`: endings of the
+    UNet's module names that LoRA adapts unless told otherwise.
+    """
+
+    name: str
+    title: str
+    pipeline: str
+    text_encoders: tuple[Component, ...]
+    tokenizers: tuple[Component, ...]
+    added: str | None
+    lora_targets: tuple[str, ...]
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """Every folder that a pipeline of this family must have."""
+        return UNET, VAE, *self.text_encoders, *self.tokenizers, SCHEDULER
+
+
+UNET = Component("unet", "diffusers", "UNet2DConditionModel")
+VAE = Component("vae", "diffusers", "AutoencoderKL")
+SCHEDULER = Component("scheduler", "diffusers", "Scheduler")
+_TEXT_ENCODER = Component("text_encoder", "transformers", "CLIPTextModel")
+_TOKENIZER = Component("tokenizer", "transformers", "CLIPTokenizer")
+# The attention projections, as diffusers' own LoRA programs for both families have them.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+SD = Family("sd", "Stable Diffusion", "StableDiffusionPipeline", (_TEXT_ENCODER,), (_TOKENIZER,), None, _ATTENTION)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (SD,)}
+
+UNSUPPORTED: Mapping[str, str] = {
+    "StableDiffusionXLPipeline": "SDXL",
+    "StableDiffusion3Pipeline": "Stable Diffusion 3",
+    "FluxPipeline": "FLUX",
+    "PixArtAlphaPipeline": "PixArt-α",
+    "PixArtSigmaPipeline": "PixArt-Σ",
+    "SanaPipeline": "Sana",
+}
+"""Pipelines that people try; the message then says what they have rather than a class name."""
+
+
+def family_of(pipeline: str) -> Family | None:
+    """The family whose folders name this pipeline class."""
+    return next((family for family in FAMILIES.values() if family.pipeline == pipeline), None)

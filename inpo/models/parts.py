@@ -1,0 +1,111 @@
+"""Where a pipeline's components lie, and everything that can be refused before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inpo.errors import InputError
+from inpo.models.config import ModelConfig
+from inpo.models.families import FAMILIES, UNET, UNSUPPORTED, VAE, Component, Family, family_of
+from inpo.models.folders import INDEX, component_folder, pipeline_folder, read_json, weights_variant
+from inpo.schedule import Prediction, VPSchedule, vp_from_config
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a pipeline's components lie and what they say about themselves."""
+
+    folder: Path
+    family: Family
+    unet: Path
+    vae: Path
+    scheduler_config: Mapping[str, object]
+    schedule: VPSchedule
+    prediction: Prediction
+
+    def place(self, component: Component) -> Path:
+        """The component's folder."""
+        return {UNET: self.unet, VAE: self.vae}.get(component, self.folder / component.name)
+
+
+def examine(config: ModelConfig) -> Parts:
+    """Everything that `load` can refuse without reading weights. Raises `InputError` as `load` does."""
+    folder = pipeline_folder(config.path)
+    family = _family(config, folder)
+    unet_folder = component_folder(config.unet, UNET.name, "model.unet") if config.unet else folder / UNET.name
+    vae_folder = component_folder(config.vae, VAE.name, "model.vae") if config.vae else folder / VAE.name
+    _check_fit(unet_folder, vae_folder, folder, family)
+    for part in (unet_folder, vae_folder):
+        weights_variant(part, UNET.weights)
+    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Parts(folder, family, unet_folder, vae_folder, scheduler_config, *_schedule(scheduler_config, folder))
+
+
+def _family(config: ModelConfig, folder: Path) -> Family:
+    """The family that model_index.json names, once every component is there in a class that this family has."""
+    index = read_json(folder / INDEX)
+    name = str(index.get("_class_name"))
+    family = FAMILIES[config.family] if config.family else family_of(name)
+    if family is None:
+        known = f"{UNSUPPORTED[name]} ({name})" if name in UNSUPPORTED else name
+        supported = ", ".join(each.pipeline for each in FAMILIES.values())
+        raise InputError(
+            f"model.path={config.path!r} is a pipeline of {known}, which is not supported yet; supported: {supported}. "
+            f"A pipeline class of your own with Stable Diffusion's components loads with model.family={next(iter(FAMILIES))}"
+        )
+    replaced = {UNET: config.unet, VAE: config.vae}
+    for component in family.components:
+        if not replaced.get(component):
+            _check_component(folder, component, index.get(component.name), family)
+    return family
+
+
+def _check_component(folder: Path, component: Component, entry: object, family: Family) -> None:
+    part, expected = component.name, component.kind
+    found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if found is None:
+        raise InputError(f"{folder / INDEX} names no {part}: the pipeline is incomplete (expected a {expected})")
+    if not (folder / part).is_dir():
+        raise InputError(f"{folder} has no {part}/ folder, though its {INDEX} names a {found}; copy or download it again")
+    if expected not in str(found):
+        raise InputError(f"{folder / part} is a {found}; {family.title}'s {part} must be a {expected}")
+
+
+def _check_fit(unet_folder: Path, vae_folder: Path, folder: Path, family: Family) -> None:
+    """Compares the shapes that configurations promise, before gigabytes are read."""
+    unet, vae = (read_json(part / "config.json") for part in (unet_folder, vae_folder))
+    for part, config, component in ((unet_folder, unet, UNET), (vae_folder, vae, VAE)):
+        if config.get("_class_name", component.kind) != component.kind:
+            raise InputError(f"{part} is a {config['_class_name']}; a {component.kind} is expected (model.{component.name})")
+    if unet.get("addition_embed_type") != family.added:
+        raise InputError(f"{unet_folder} is SDXL's UNet (addition_embed_type={unet['addition_embed_type']!r}), which is not supported yet")
+    channels = vae.get("latent_channels", 4)
+    for key in ("in_channels", "out_channels"):
+        if unet.get(key, 4) != channels:
+            raise InputError(f"{unet_folder}: {key}={unet.get(key, 4)}, but the VAE in {vae_folder} makes latents of {channels} channels")
+    _check_width(unet, unet_folder, [folder / tower.name for tower in family.text_encoders])
+
+
+def _check_width(unet: Mapping[str, object], unet_folder: Path, towers: list[Path]) -> None:
+    widths = [read_json(tower / "config.json").get("hidden_size") for tower in towers]
+    if unet.get("cross_attention_dim") != sum(int(str(width)) for width in widths):
+        made = " + ".join(map(str, widths))
+        raise InputError(
+            f"{unet_folder}: cross_attention_dim={unet.get('cross_attention_dim')}, but the text encoder in {towers[0]} "
+            f"makes embeddings of hidden_size={made}: the UNet belongs to another base model"
+        )
+
+
+def _schedule(config: Mapping[str, object], folder: Path) -> tuple[VPSchedule, Prediction]:
+    file = folder / "scheduler" / "scheduler_config.json"
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise InputError(f"{file}: prediction_type={prediction!r} is not supported; expected epsilon or v_prediction")
+    if prediction == "epsilon" and config.get("rescale_betas_zero_snr"):
+        raise InputError(f"{file}: rescale_betas_zero_snr needs prediction_type v_prediction: at α_T = 0 an ε says nothing about x_0")
+    try:
+        return vp_from_config(config), prediction
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from error
