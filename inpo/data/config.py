@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from inpo.errors import InputError, nearest
+from inpo.checking import number, one_of
+from inpo.errors import InputError
 
 Ties = Literal["drop", "half", "error"]
 Verify = Literal["full", "headers"]
@@ -47,27 +48,17 @@ class DataConfig:
         if not isinstance(self.path, str) or not self.path.strip():
             raise _refusal("path", self.path, "a Parquet file, a folder or a glob of them")
         for key, kind in (("ties", Ties), ("verify", Verify), ("crop", Crop), ("latents", LatentChoice)):
-            _check_choice(key, getattr(self, key), get_args(kind))
-        _check_number("max_rejected_fraction", self.max_rejected_fraction, upper=1.0)
-        _check_number("prompt_dropout", self.prompt_dropout, upper=1.0)
-        _check_number("validation_fraction", self.validation_fraction, upper=0.5)
+            one_of(f"data.{key}", getattr(self, key), get_args(kind))
+        number("data.max_rejected_fraction", self.max_rejected_fraction, low=0, high=1)
+        number("data.prompt_dropout", self.prompt_dropout, low=0, high=1)
+        number("data.validation_fraction", self.validation_fraction, low=0, high=0.5)
         if not isinstance(self.flip, bool):
             raise _refusal("flip", self.flip, "true or false")
         _check_resolution(self.resolution)
 
 
 def _refusal(key: str, value: object, allowed: str) -> InputError:
-    return InputError(f"data.{key}={value!r} is not allowed: it must be {allowed}")
-
-
-def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"data.{key}={value!r} is not allowed: it must be one of {', '.join(choices)}{nearest(str(value), choices)}")
-
-
-def _check_number(key: str, value: object, *, upper: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= upper:
-        raise _refusal(key, value, f"a number from 0 to {upper:g}")
+    return InputError(f"data.{key}={value!r} must be {allowed}")
 
 
 def _check_resolution(value: object) -> None:

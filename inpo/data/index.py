@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from inpo.data.pairs import Examined
 from inpo.data.scan import Progress, Tally, scan
 from inpo.data.shards import Shard
 from inpo.errors import InputError
+from inpo.files import replacing
 
 INDEX_FILE = "pairs-index.parquet"
 REJECTED_FILE = "rejected.jsonl"
@@ -63,15 +63,11 @@ def load_or_build(shards: Sequence[Shard], config: DataConfig, *, folder: Path |
     if kept is not None and kept.made_from == made_from and _has_its_list(kept, folder):
         return kept
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{REJECTED_FILE}.{os.getpid()}"
-    try:
+    with replacing(folder / REJECTED_FILE) as partial:
         with partial.open("w", encoding="utf-8") as rejected:
             index = _build(shards, config, made_from=made_from, rejected=rejected, progress=progress)
         if kept is not None and kept.fingerprint != index.fingerprint:
             raise InputError(_what_changed(folder, kept, made_from))
-        os.replace(partial, folder / REJECTED_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
     write_index(index, folder / INDEX_FILE)
     return index
 
@@ -149,14 +145,10 @@ def read_index(path: Path) -> PairIndex | None:
 
 
 def write_index(index: PairIndex, path: Path) -> None:
-    """Writes the index so that `path` is at every moment absent, the old one or the new one."""
+    """Writes the index: at every moment `path` is absent, the old one or the new one."""
     notes = {"tally": vars(index.tally), "fingerprint": index.fingerprint, "made_from": index.made_from}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         pq.write_table(index.table.replace_schema_metadata({b"inpo": json.dumps(notes)}), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _what_changed(folder: Path, kept: PairIndex, now: dict[str, object]) -> str:

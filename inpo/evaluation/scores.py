@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo.errors import InputError
+from inpo.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,12 +50,8 @@ def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
 
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(ScoreRow)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         pq.write_table(pa.table(columns, schema=_schema()), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_scores(path: Path) -> tuple[ScoreRow, ...]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from inpo.errors import InputError
+from inpo.files import replacing
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -108,12 +108,8 @@ def write_summary(path: Path, *, kind: Kind, baseline: str, methods: Mapping[str
     entries = {name: to_json(entry) if isinstance(entry, MethodSummary) else entry for name, entry in methods.items()}
     summary = _validated({"schema": SCHEMA, "kind": kind, "baseline": baseline, "methods": entries}, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(to_json(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return summary
 
 

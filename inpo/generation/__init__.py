@@ -1,13 +1,23 @@
 """Prompts to pictures, in memory (`sampling`) or in a folder that can be resumed (`folder`)."""
 
 from inpo.generation.folder import ImageRecord, count_faults, generate, read_records, write_png
-from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, generate_images, generate_latents, initial_latents, shots
+from inpo.generation.sampling import (
+    GenerationConfig,
+    GenerativeModel,
+    Shot,
+    check_steps,
+    generate_images,
+    generate_latents,
+    initial_latents,
+    shots,
+)
 
 __all__ = [
     "GenerationConfig",
     "GenerativeModel",
     "ImageRecord",
     "Shot",
+    "check_steps",
     "count_faults",
     "generate",
     "generate_images",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from inpo.errors import InputError
-from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, batches, generate_latents, shots
+from inpo.files import PARTIAL, replacing
+from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, batches, check_steps, generate_latents, shots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,6 @@ Fault = Literal["non-finite", "black"]
 Progress = Callable[[int, int], None]
 RECORDS = "images.jsonl"
 SETTINGS = "generation.json"
-_UNFINISHED = ".unfinished"
 _PICTURE = re.compile(r"\d{5,}_\d+\.png")
 
 
@@ -61,6 +60,7 @@ def generate(
     `progress` is told (pictures done, pictures in all). Raises `InputError` for a folder that holds anything else.
     """
     wanted = shots(prompts, config)
+    check_steps(model.policy.schedule, config)
     records = _prepare(out_folder, wanted, _settings(model, config), force=force)
     missing = [shot for shot in wanted if shot.name not in records]
     if missing:
@@ -115,7 +115,7 @@ def _prepare(folder: Path, wanted: Sequence[Shot], settings: Mapping[str, object
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, and a folder for the pictures is expected")
     folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob(f".*{_UNFINISHED}"):
+    for unfinished in folder.glob(f".*{PARTIAL}"):
         unfinished.unlink()
     if force:
         _remove_pictures(folder)
@@ -199,6 +199,5 @@ def _parse(line: str, where: str) -> ImageRecord:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    new = file.with_name(f".{file.name}{_UNFINISHED}")
-    new.write_bytes(content)
-    os.replace(new, file)
+    with replacing(file) as partial:
+        partial.write_bytes(content)

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from inpo.checking import number, one_of, whole
 from inpo.ddim import Guided, sample
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError
 from inpo.randomness import seed_for
-from inpo.schedule import Level
+from inpo.schedule import Schedule
 from inpo.types import Condition, Denoiser, Encoder
 
 SCHEDULERS = {"ddim": None, "euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
@@ -65,13 +66,9 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for key in ("samples", "steps", "batch"):
-            if getattr(self, key) < 1:
-                raise InputError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if not 0 <= self.guidance < float("inf"):
-            raise InputError(f"guidance must be a number from 0 up (1 is none), got {self.guidance}")
-        if self.scheduler not in SCHEDULERS:
-            hint = nearest(self.scheduler, SCHEDULERS)
-            raise InputError(f"scheduler={self.scheduler!r} is not known{hint}; expected one of: {', '.join(SCHEDULERS)}")
+            whole(key, getattr(self, key), low=1)
+        number("guidance", self.guidance, low=0)
+        one_of("scheduler", self.scheduler, SCHEDULERS)
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: Gene
     with _evaluating(model.policy):
         guided = Guided(model.policy, model.encoder.encode_prompts([""]), config.guidance)
         if config.scheduler == "ddim":
-            return sample(guided, x_T, _nodes(model.policy, config, len(batch)), condition)
+            return sample(guided, x_T, model.policy.schedule.sampling_nodes(config.steps, len(batch)), condition)
         return _sample_with_diffusers(_diffusers_scheduler(model.scheduler_config, config), guided, x_T, condition)
 
 
@@ -153,9 +150,10 @@ def _evaluating(denoiser: Denoiser) -> Iterator[None]:
         denoiser.train(training)
 
 
-def _nodes(denoiser: Denoiser, config: GenerationConfig, count: int) -> list[Level]:
+def check_steps(schedule: Schedule, config: GenerationConfig) -> None:
+    """Raises `InputError` where the schedule has fewer times than `config.steps`, whatever the scheduler."""
     try:
-        return denoiser.schedule.sampling_nodes(config.steps, count)
+        schedule.sampling_nodes(config.steps, 1)
     except (ValueError, IndexError) as error:
         raise InputError(f"steps={config.steps} does not fit the model's schedule: {error}") from error
 

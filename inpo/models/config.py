@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inpo.errors import InputError, nearest
+from inpo.checking import one_of
+from inpo.errors import InputError
 from inpo.models.families import FAMILIES
 
 Dtype = Literal["fp32", "bf16"]
@@ -34,11 +34,6 @@ class ModelConfig:
             value = getattr(self, key)
             if value is not None and not str(value).strip():
                 raise InputError(f"model.{key} is empty; give a folder or a hub id such as 'owner/name'")
-        _one_of("dtype", self.dtype, DTYPES)
+        one_of("model.dtype", self.dtype, DTYPES)
         if self.family is not None:
-            _one_of("family", self.family, tuple(FAMILIES))
-
-
-def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"model.{key}={value!r} is not supported{nearest(value, choices)}; expected one of: {', '.join(choices)}")
+            one_of("model.family", self.family, tuple(FAMILIES))

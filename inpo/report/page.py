@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo.evaluation.summary import to_json
+from inpo.files import replacing
 from inpo.report import wording
 from inpo.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from inpo.report.curves import bucket_charts, step_charts
@@ -55,12 +55,8 @@ def build_report(run: Path) -> Path:
     """
     html = render(read_run(Path(run).resolve()))
     path = Path(run) / REPORT
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(html, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inpo.errors import RunFault
+from inpo.files import replacing
 
 Line = Mapping[str, object]
 QUIET_SECONDS = 30.0
@@ -58,12 +59,10 @@ def cut_metrics(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_up_to(line, step)]
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in kept)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _is_up_to(line: str, step: int) -> bool:

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from inpo.errors import InputError, nearest
+from inpo.checking import number, one_of, whole
+from inpo.errors import InputError
 
 OPTIMIZERS = ("adamw", "adafactor")
 LR_SCHEDULES = ("constant", "cosine")
-
-
-def _whole(key: str, value: int | None, *, low: int, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise InputError(f"{key}={value!r} must be a whole number of at least {low}{', or null' if optional else ''}")
-
-
-def _real(key: str, value: float, *, low: float, above: bool = False) -> None:
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or value < low or (above and value == low):
-        raise InputError(f"{key}={value!r} must be a finite number {'above' if above else 'of at least'} {low:g}")
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{key}={value!r} is not known{nearest(str(value), choices)}; expected {' or '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -53,10 +35,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "pairs_per_step", "micro_batch_pairs", "inversion_batch_pairs", "keep"):
-            _whole(f"train.{name}", getattr(self, name), low=1)
+            whole(f"train.{name}", getattr(self, name), low=1)
         for name in ("save_every_steps", "sample_every_steps"):
-            _whole(f"train.{name}", getattr(self, name), low=1, optional=True)
-        _whole("train.seed", self.seed, low=0)
+            whole(f"train.{name}", getattr(self, name), low=1, optional=True)
+        whole("train.seed", self.seed, low=0)
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise InputError(f"train.average_decay={self.average_decay!r} must be between 0 and 1, or null for no averaging")
 
@@ -76,13 +58,13 @@ class OptimizerConfig:
     clip: float | None = 1.0
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, OPTIMIZERS)
-        _one_of("optimizer.schedule", self.schedule, LR_SCHEDULES)
-        _real("optimizer.lr", self.lr, low=0, above=True)
-        _real("optimizer.weight_decay", self.weight_decay, low=0)
-        _whole("optimizer.warmup_steps", self.warmup_steps, low=0)
+        one_of("optimizer.name", self.name, OPTIMIZERS)
+        one_of("optimizer.schedule", self.schedule, LR_SCHEDULES)
+        number("optimizer.lr", self.lr, low=0, above=True)
+        number("optimizer.weight_decay", self.weight_decay, low=0)
+        whole("optimizer.warmup_steps", self.warmup_steps, low=0)
         if self.clip is not None:
-            _real("optimizer.clip", self.clip, low=0, above=True)
+            number("optimizer.clip", self.clip, low=0, above=True)
 
 
 @dataclass(frozen=True)

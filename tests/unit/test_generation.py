@@ -163,7 +163,7 @@ def tear_last_line(folder: Path) -> None:
 
 def leave_unfinished_file(folder: Path) -> None:
     lose_picture(folder)
-    (folder / ".00001_0.png.unfinished").write_bytes(b"half")
+    (folder / ".00001_0.png.77.partial").write_bytes(b"half")
 
 
 @pytest.mark.parametrize("fault", [damage_picture, lose_picture, tear_last_line, leave_unfinished_file])
@@ -282,11 +282,11 @@ def test_prompts_reach_no_file_name_and_come_back_whole(model: Model, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"samples": -1}, "samples must be at least 1"),
-        ({"batch": 0}, "batch must be"),
-        ({"guidance": float("nan")}, "guidance must be a number"),
-        ({"guidance": -1.0}, "guidance must be a number"),
+        ({"steps": 0}, "steps=0 must be a whole number of at least 1"),
+        ({"samples": -1}, "samples=-1 must be a whole number of at least 1"),
+        ({"batch": 0}, "batch=0 must be"),
+        ({"guidance": float("nan")}, "must be a finite number of at least 0"),
+        ({"guidance": -1.0}, "must be a finite number of at least 0"),
         ({"scheduler": "dpm-solver++"}, "did you mean 'dpmsolver\\+\\+'"),
     ],
 )
@@ -302,8 +302,10 @@ def test_hostile_prompt_lists_and_impossible_steps_are_refused(model: Model, tmp
     for prompts, words in (([], "no prompts"), ([None], "prompt 0 is not text"), (["a", "\ud800"], "prompt 1 is not text")):
         with pytest.raises(InputError, match=words):
             generate(model, prompts, tmp_path / "out", CONFIG)
-    with pytest.raises(InputError, match="steps=1001 does not fit"):
-        generate(model, PROMPTS, tmp_path / "out", replace(CONFIG, steps=1001))
+    for scheduler in ("ddim", "euler", "dpmsolver++"):
+        with pytest.raises(InputError, match="steps=1001 does not fit"):
+            generate(model, PROMPTS, tmp_path / "out", replace(CONFIG, steps=1001, scheduler=scheduler))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="is a file"):
         generate(model, PROMPTS, tmp_path / "file", CONFIG)
 
