@@ -30,7 +30,7 @@ class UnetTraining:
     samples, and so nothing of that kind to prefer.
     """
 
-    steps: int = 2200
+    steps: int = 3000
     horizon: int = 4400
     batch: int = 64
     lr: float = 1e-3
