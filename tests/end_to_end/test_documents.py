@@ -190,3 +190,9 @@ def test_blocks_and_their_commands_by_hand() -> None:
     assert documents.simple("inpo recipes | head") is None
     assert documents.simple("inpo train a  # b > c") == ["inpo", "train", "a"]
     assert list(documents.targets("make demo && make test")) == ["demo", "test"]
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\(([\w/-]+\.md)\)", index)) == set()

@@ -104,7 +104,7 @@ def known_keys() -> set[str]:
 def test_settings_that_a_document_names_exist(page: str) -> None:
     code = re.findall(r"^```.*?^```$|`[^`\n]+`", PAGES[page], re.MULTILINE | re.DOTALL)
     named = {".".join(filter(None, match.groups())) for text in code for match in KEY.finditer(text)}
-    files = {key for key in named if key.endswith((".md", ".py"))}
+    files = {key for key in named if key.endswith((".md", ".py", ".safetensors"))}
     assert named - files - known_keys() == set()
 
 
