@@ -21,7 +21,9 @@ RESOLUTION_MULTIPLE = 8
 class DataConfig:
     """Which pairs are trained on and how their pictures reach the network.
 
-    path: a Parquet file, a folder or a glob of them, or the name of a built-in source ("world:pairs").
+    path: Parquet, JSONL or CSV files (one, a folder, a glob), a folder of pictures, or the name of a built-in source ("world:pairs").
+    root: the folder that the paths in JSONL and CSV files are relative to and may not leave; None is each file's own.
+    where: comparisons of columns with values ("nsfw < 0.1"), all of which a row must pass; others are left out and counted.
     ties: a label of ½ leaves the pair out, keeps it with P(w ≻ l) = ½, or is an error.
     verify: decode every picture before training, or read headers only; then a damaged body stops the run when it is met.
     max_rejected_fraction: the share of rows that may be broken before the run refuses to start.
@@ -34,6 +36,8 @@ class DataConfig:
     """
 
     path: str
+    root: str | None = None
+    where: tuple[str, ...] = ()
     ties: Ties = "drop"
     verify: Verify = "full"
     max_rejected_fraction: float = 0.1

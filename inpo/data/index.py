@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inpo.data.config import DataConfig
-from inpo.data.pairs import Examined
-from inpo.data.scan import Progress, Tally, scan
+from inpo.data.scan import Batch, Progress, Rules, Tally, scan
 from inpo.data.shards import Shard
+from inpo.data.where import parse_condition
 from inpo.errors import InputError
 from inpo.files import replacing
 
 INDEX_FILE = "pairs-index.parquet"
 REJECTED_FILE = "rejected.jsonl"
 
-_LAYOUT = 1
+_LAYOUT = 2
+_CHUNK_ROWS = 1 << 15
 _SCHEMA = pa.schema(
     [
         ("file", pa.int32()),
@@ -78,11 +79,13 @@ def _has_its_list(kept: PairIndex, folder: Path) -> bool:
 
 
 def _made_from(shards: Sequence[Shard], config: DataConfig) -> dict[str, object]:
-    files = {}
-    for shard in shards:
-        status = shard.path.stat()
-        files[shard.name] = [status.st_size, status.st_mtime_ns]
-    return {"layout": _LAYOUT, "ties": config.ties, "verify": config.verify, "files": files}
+    settings = {"ties": config.ties, "verify": config.verify, "where": list(config.where)}
+    return {"layout": _LAYOUT, **settings, "files": {shard.name: shard.stamp for shard in shards}}
+
+
+def rules_of(config: DataConfig) -> Rules:
+    """What rows are examined for under these settings. Raises `InputError` for a condition that cannot be read."""
+    return Rules(config.verify, tuple(map(parse_condition, config.where)))
 
 
 def _build(
@@ -90,23 +93,40 @@ def _build(
 ) -> PairIndex:
     tally, chunks = Tally(), []
     rows: list[tuple[int, int, int, bytes, float, bool]] = []
-    for place, examined in scan(shards, verify=config.verify, progress=progress):
-        name = shards[place.file].name
-        where = f"{name}, row {place.row}"
-        tally.add(examined, where)
-        if rejected is not None:
-            _write_faults(rejected, name, place.row, examined)
-        if examined.faults or not examined.labelled:
-            continue
-        if examined.tie and config.ties == "error":
-            raise InputError(f"{where}, label_0: 0.5, a tie, and data.ties=error allows none (drop leaves ties out, half keeps them)")
-        if not examined.tie or config.ties == "half":
-            rows.append((place.file, place.row_group, place.row, examined.id, examined.preference, examined.swap))
-        if len(rows) == 1 << 14:
+    for batch in scan(shards, rules=rules_of(config), progress=progress):
+        tally.add(batch.examined)
+        shard = shards[batch.shard]
+        _note_faults(batch, shard, tally, rejected)
+        _refuse_ties(batch, shard, config)
+        rows += [
+            (batch.shard, batch.group, row, examined.id, examined.preference, examined.swap)
+            for row, examined in batch.rows()
+            if examined.valid and (not examined.tie or config.ties == "half")
+        ]
+        if len(rows) >= _CHUNK_ROWS:
             chunks.append(_table(rows))
             rows = []
     table = pa.concat_tables([*chunks, _table(rows)]).combine_chunks()
     return PairIndex(table, tally, _fingerprint(table, shards), made_from)
+
+
+def _note_faults(batch: Batch, shard: Shard, tally: Tally, rejected: TextIO | None) -> None:
+    for row, examined in batch.rows():
+        if not examined.faults:
+            continue
+        tally.add_reasons(examined, shard.place(row))
+        if rejected is not None:
+            place = {"file": shard.file_of(row), "row": row}
+            rejected.writelines(json.dumps({**place, **asdict(fault)}, ensure_ascii=False) + "\n" for fault in examined.faults)
+
+
+def _refuse_ties(batch: Batch, shard: Shard, config: DataConfig) -> None:
+    if config.ties != "error":
+        return
+    for row, examined in batch.rows():
+        if examined.valid and examined.tie:
+            where = shard.place(row)
+            raise InputError(f"{where}, label_0: 0.5, a tie, and data.ties=error allows none (drop leaves ties out, half keeps them)")
 
 
 def _table(rows: list[tuple[int, int, int, bytes, float, bool]]) -> pa.Table:
@@ -114,29 +134,25 @@ def _table(rows: list[tuple[int, int, int, bytes, float, bool]]) -> pa.Table:
     return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
 
 
-def _write_faults(file: TextIO, name: str, row: int, examined: Examined) -> None:
-    for fault in examined.faults:
-        file.write(json.dumps({"file": name, "row": row, **asdict(fault)}, ensure_ascii=False) + "\n")
-
-
 def _fingerprint(table: pa.Table, shards: Sequence[Shard]) -> str:
     digest = hashlib.sha256(json.dumps([shard.group_rows for shard in shards]).encode())
-    digest.update(ids_of(table).tobytes())
+    digest.update(ids_of(table).data)
     for name in ("preference", "swap"):
-        digest.update(table.column(name).to_numpy().astype(np.float32).tobytes())
+        digest.update(table.column(name).to_numpy().astype(np.float32))
     return digest.hexdigest()
 
 
 def ids_of(table: pa.Table) -> np.ndarray:
-    """The pair ids as `[n, 32]` bytes."""
-    joined = b"".join(table.column("id").to_pylist())
-    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, 32)
+    """The pair ids as `[n, 32]` bytes, without a copy where the column is of one piece."""
+    column = table.column("id").combine_chunks() if table.column("id").num_chunks != 1 else table.column("id").chunk(0)
+    values = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)
+    return values[32 * column.offset : 32 * (column.offset + len(column))].reshape(-1, 32)
 
 
 def read_index(path: Path) -> PairIndex | None:
     """The index at `path`; None where there is none, or none that this version can read."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path).combine_chunks()
         notes = json.loads(table.schema.metadata[b"inpo"])
         tally = Tally(**{**notes["tally"], "reasons": Counter(notes["tally"]["reasons"])})
         return PairIndex(table.replace_schema_metadata(None), tally, notes["fingerprint"], notes["made_from"])
@@ -153,7 +169,8 @@ def write_index(index: PairIndex, path: Path) -> None:
 
 def _what_changed(folder: Path, kept: PairIndex, now: dict[str, object]) -> str:
     then = kept.made_from
-    changes = [f"data.{key} was {then.get(key)} and is {now[key]}" for key in ("ties", "verify") if then.get(key) != now[key]]
+    settings = [key for key in ("ties", "verify", "where") if key in then and then[key] != now[key]]
+    changes = [f"data.{key} was {then[key]} and is {now[key]}" for key in settings]
     before, after = then.get("files"), now["files"]
     assert isinstance(before, dict)
     assert isinstance(after, dict)

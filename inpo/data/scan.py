@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from inpo.data.config import Verify
 from inpo.data.lookahead import in_order
-from inpo.data.pairs import Examined, examine
-from inpo.data.shards import Shard, read_batches
+from inpo.data.pairs import Examined, Row, examine
+from inpo.data.shards import EXTRA, Shard
+from inpo.data.where import Condition, judge
 from inpo.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -21,44 +22,72 @@ _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a row stands: the file's number in the data set, the row group, and the row in the file, all from 0."""
+class Batch:
+    """Neighbouring rows, examined: the shard's number in the data set, the row group, the first row's number in the shard, all from 0."""
 
-    file: int
-    row_group: int
-    row: int
+    shard: int
+    group: int
+    first_row: int
+    examined: Sequence[Examined]
+
+    def rows(self) -> Iterator[tuple[int, Examined]]:
+        """Each row's number in the shard, and what it is."""
+        return enumerate(self.examined, self.first_row)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What rows are examined for: the pictures' bodies or headers, and the conditions of data.where."""
+
+    verify: Verify = "full"
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the conditions name."""
+        return tuple(dict.fromkeys(condition.column for condition in self.conditions))
 
 
 @dataclass
 class Tally:
-    """Counts over a data set. `reasons` counts faults, of which a rejected row may have several."""
+    """Counts over a data set. `reasons` counts faults, of which a rejected row may have several; `filtered`: left out by data.where."""
 
     rows: int = 0
     pairs: int = 0
     ties: int = 0
     unlabelled: int = 0
+    filtered: int = 0
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
-    def add(self, examined: Examined, where: str) -> None:
-        """Counts one row."""
-        self.rows += 1
-        self.unlabelled += not examined.labelled
-        self.rejected += bool(examined.faults)
+    def add(self, examined: Iterable[Examined]) -> None:
+        """Counts rows; those with faults go to `add_rejected` too."""
+        for one in examined:
+            self.rows += 1
+            if one.faults:
+                self.rejected += 1
+            elif not one.wanted:
+                self.filtered += 1
+            elif not one.labelled:
+                self.unlabelled += 1
+            elif one.tie:
+                self.ties += 1
+            else:
+                self.pairs += 1
+
+    def add_reasons(self, examined: Examined, where: str) -> None:
+        """Counts one row's faults; `where`: its place, for the examples."""
         for fault in examined.faults:
             self.reasons[f"{fault.field}: {fault.reason}"] += 1
             if len(self.examples) < _EXAMPLES:
                 self.examples.append(f"{where}, {fault}")
-        if examined.labelled and not examined.faults:
-            self.pairs += not examined.tie
-            self.ties += examined.tie
 
 
 def scan(
-    shards: Sequence[Shard], *, verify: Verify, damaged: list[tuple[str, str]] | None = None, progress: Progress | None = None
-) -> Iterator[tuple[Place, Examined]]:
-    """Examines every row in order; pictures are decoded in threads, a few rows ahead.
+    shards: Sequence[Shard], *, rules: Rules, damaged: list[tuple[str, str]] | None = None, progress: Progress | None = None
+) -> Iterator[Batch]:
+    """Examines every row in order; pictures are decoded in threads, a few batches ahead.
 
     A row group that cannot be read raises `InputError`, unless `damaged` is given to receive its file and what is wrong.
     """
@@ -66,34 +95,45 @@ def scan(
     total, done = sum(shard.rows for shard in shards), 0
     with ThreadPoolExecutor(workers, thread_name_prefix="examine") as pool:
 
-        def submit(batch: tuple[Place, list[dict[str, object]]]) -> Future[list[tuple[Place, Examined]]]:
-            return pool.submit(_examine_batch, *batch, verify=verify)
+        def submit(batch: tuple[int, int, int, list[Row]]) -> Future[Batch]:
+            number, group, first, rows = batch
+            return pool.submit(_examine, rows, Batch(number, group, first, ()), names=shards[number].names, rules=rules)
 
-        for results in in_order(submit, _batches(shards, damaged), 2 * workers):
-            yield from results
-            done += len(results)
+        for batch in in_order(submit, _batches(shards, rules, damaged), 2 * workers):
+            yield batch
+            done += len(batch.examined)
             if progress is not None:
                 progress(done, total)
 
 
-def _batches(shards: Sequence[Shard], damaged: list[tuple[str, str]] | None) -> Iterator[tuple[Place, list[dict[str, object]]]]:
-    groups = (Place(number, group, row) for number, shard in enumerate(shards) for group, row in enumerate(shard.first_rows))
-    for first in groups:
-        shard = shards[first.file]
+def _batches(shards: Sequence[Shard], rules: Rules, damaged: list[tuple[str, str]] | None) -> Iterator[tuple[int, int, int, list[Row]]]:
+    groups = ((number, group) for number, shard in enumerate(shards) for group in range(len(shard.group_rows)))
+    for number, group in groups:
         try:
-            yield from _group(shard, first)
+            yield from _group(shards[number], number, group, rules)
         except InputError as error:
             if damaged is None:
                 raise
-            damaged.append((shard.name, str(error).removeprefix(f"{shard.name}: ")))
+            name = shards[number].name
+            damaged.append((name, str(error).removeprefix(f"{name}: ")))
 
 
-def _group(shard: Shard, first: Place) -> Iterator[tuple[Place, list[dict[str, object]]]]:
-    row = first.row
-    for rows in read_batches(shard, first.row_group):
-        yield Place(first.file, first.row_group, row), rows
-        row += len(rows)
+def _group(shard: Shard, number: int, group: int, rules: Rules) -> Iterator[tuple[int, int, int, list[Row]]]:
+    first = shard.first_rows[group]
+    for rows in shard.batches(group, rules.columns):
+        yield number, group, first, rows
+        first += len(rows)
 
 
-def _examine_batch(first: Place, rows: list[dict[str, object]], *, verify: Verify) -> list[tuple[Place, Examined]]:
-    return [(Place(first.file, first.row_group, first.row + i), examine(row, verify=verify)) for i, row in enumerate(rows)]
+def _examine(rows: Sequence[Row], place: Batch, *, names: Mapping[str, str], rules: Rules) -> Batch:
+    return Batch(place.shard, place.group, place.first_row, [_examine_row(row, names=names, rules=rules) for row in rows])
+
+
+def _examine_row(row: Row, *, names: Mapping[str, str], rules: Rules) -> Examined:
+    if rules.conditions and EXTRA in row:
+        values = row[EXTRA]
+        assert isinstance(values, Mapping)
+        wanted, faults = judge(rules.conditions, values)
+        if faults or not wanted:
+            return Examined(faults=faults, wanted=wanted)
+    return examine(row, verify=rules.verify, names=names)

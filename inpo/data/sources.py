@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from inpo.data.config import DataConfig
-from inpo.data.index import PairIndex, ids_of, load_or_build
+from inpo.data.index import PairIndex, ids_of, load_or_build, rules_of
+from inpo.data.opening import open_shards
 from inpo.data.order import window_blocks
 from inpo.data.pairs import Row, record
 from inpo.data.scan import Progress, Tally
-from inpo.data.shards import COLUMNS, Shard, column_values, open_shards, read_group
+from inpo.data.shards import Group, Shard
 from inpo.errors import InputError
 from inpo.types import PairRecord
 
@@ -46,7 +46,7 @@ class ParquetPairs:
     def __init__(self, shards: Sequence[Shard], index: PairIndex) -> None:
         self._shards = shards
         self._places = [index.table.column(name).to_numpy() for name in ("file", "row_group", "row")]
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self._lock = threading.Lock()
         self.ids = PairIds(ids_of(index.table))
         self.size = len(self.ids)
@@ -64,7 +64,7 @@ class ParquetPairs:
         Raises `InputError` for unusable files or columns, too many broken rows, no pair at all, or data that are not the
         ones the folder's index was made from.
         """
-        shards = open_shards(config.path)
+        shards = open_shards(config.path, root=config.root, conditions=rules_of(config).conditions)
         index = load_or_build(shards, config, folder=folder, progress=progress)
         _check_enough(config, index, folder)
         return cls(shards, index)
@@ -74,26 +74,25 @@ class ParquetPairs:
             raise IndexError(f"pair {index} of {self.size}")
         file, group, row = (int(column[index]) for column in self._places)
         shard = self._shards[file]
-        pair = record(self._row(file, group, row - shard.first_rows[group]), where=f"{shard.name}, row {row}")
+        pair = record(self._row(file, group, row - shard.first_rows[group]), where=shard.place(row), names=shard.names)
         if pair.id != self.ids[index]:
             raise InputError(f"{pair.row}: the pair is not the one that was indexed; the file was changed while in use")
         return pair
 
     def _row(self, file: int, group: int, offset: int) -> Row:
         with self._lock:
-            table = self._groups.pop((file, group), None)
-            if table is None:
-                table = read_group(self._shards[file], group)
-            self._groups[file, group] = table
+            rows = self._groups.pop((file, group), None)
+            if rows is None:
+                rows = self._shards[file].load(group)
+            self._groups[file, group] = rows
             while len(self._groups) > 1 and self._is_crowded():
                 self._groups.popitem(last=False)
-        if offset >= table.num_rows:
+        if offset >= len(rows):
             raise InputError(f"{self._shards[file].name}: row group {group} has fewer rows than when it was indexed")
-        one = table.slice(offset, 1)
-        return {name: column_values(one.column(name).combine_chunks())[0] for name in COLUMNS}
+        return rows.row(offset)
 
     def _is_crowded(self) -> bool:
-        return len(self._groups) > self._capacity or sum(table.nbytes for table in self._groups.values()) > GROUP_CACHE_BYTES
+        return len(self._groups) > self._capacity or sum(rows.nbytes for rows in self._groups.values()) > GROUP_CACHE_BYTES
 
 
 def _typical_group(shards: Sequence[Shard], pairs: int, rows: int) -> int:
@@ -111,8 +110,13 @@ def _check_enough(config: DataConfig, index: PairIndex, folder: Path | None) -> 
     if not len(index.table):
         raise InputError(
             f"data.path={config.path}: none of {tally.rows} rows is a pair to train on "
-            f"({tally.rejected} rejected, {tally.ties} ties with data.ties={config.ties}, {tally.unlabelled} without a label)"
+            f"({tally.rejected} rejected, {tally.ties} ties with data.ties={config.ties}, {tally.unlabelled} without a label"
+            f"{_filtered(config, tally)})"
         )
+
+
+def _filtered(config: DataConfig, tally: Tally) -> str:
+    return f", {tally.filtered} left out by data.where={list(config.where)}" if config.where else ""
 
 
 def _too_many_rejected(config: DataConfig, tally: Tally, folder: Path | None) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inpo.data.config import Ties, Verify
-from inpo.data.pairs import CAPTION, IMAGES, LABELS, SAME_IMAGES, Examined, short
-from inpo.data.scan import Place, Progress, Tally, scan
-from inpo.data.shards import Shard, find_files, open_shard, schema_faults
-from inpo.errors import InputError
+from inpo.data.config import DataConfig, Ties
+from inpo.data.index import rules_of
+from inpo.data.opening import Unusable, examine_shards
+from inpo.data.pairs import CAPTION, LABELS, SAME_IMAGES, Examined, short
+from inpo.data.scan import Batch, Progress, Rules, Tally, scan
+from inpo.data.shards import Shard
 
 CLIP_PIECES = 75
 """CLIP reads 77 tokens, of which two mark start and end; a word or a run of punctuation is at least one."""
@@ -63,17 +64,18 @@ class Report:
     @property
     def identical_images(self) -> int:
         """Rows whose two images are the same bytes."""
-        return self.tally.reasons[f"{IMAGES[1]}: {SAME_IMAGES}"]
+        return sum(count for reason, count in self.tally.reasons.items() if reason.endswith(SAME_IMAGES))
 
     def lines(self) -> Iterator[str]:
         """The report as text: the counts, then every problem, then every warning."""
         tally = self.tally
-        kinds = f"{tally.pairs} pairs, {tally.ties} ties, {tally.unlabelled} without a label"
-        yield f"{self.path}: {self.files} files, {tally.rows} rows: {kinds}"
-        yield f"{tally.rejected} rows rejected, {self.identical_images} of them with two identical images"
+        kinds = f"{_many(tally.pairs, 'pair')}, {_many(tally.ties, 'tie')}, {tally.unlabelled} without a label"
+        filtered = f", {tally.filtered} left out by data.where" if tally.filtered else ""
+        yield f"{self.path}: {_many(self.files, 'file')}, {_many(tally.rows, 'row')}: {kinds}{filtered}"
+        yield f"{_many(tally.rejected, 'row')} rejected, {self.identical_images} of them with two identical images"
         yield from (f"  {count} × {reason}" for reason, count in tally.reasons.most_common())
-        yield f"{self.duplicates} rows repeat a pair, {self.contradictions} repeat one with the opposite label"
-        yield f"{self.long_captions} captions are longer than CLIP reads"
+        yield f"repeated pairs: {self.duplicates} with the same label, {self.contradictions} with the opposite one"
+        yield f"captions longer than CLIP reads: {self.long_captions}"
         yield from (f"problem: {problem}" for problem in self.problems)
         yield from (f"warning: {warning}" for warning in self.warnings)
 
@@ -93,21 +95,30 @@ class _Findings:
     _seen: list[pa.RecordBatch] = field(default_factory=list)
     _rows: list[tuple[bytes, int, int, bool | None]] = field(default_factory=list)
 
-    def add(self, place: Place, examined: Examined) -> None:
-        """Takes note of one row."""
-        name = self.shards[place.file].name
-        self.tally.add(examined, f"{name}, row {place.row}")
-        self.problems += [Finding(name, place.row, fault.field, fault.reason, fault.value) for fault in examined.faults]
-        if examined.faults or not examined.labelled:
-            return
+    def add(self, batch: Batch) -> None:
+        """Takes note of a batch of rows."""
+        self.tally.add(batch.examined)
+        for row, examined in batch.rows():
+            if examined.faults:
+                self._add_faults(batch.shard, row, examined)
+            elif examined.valid:
+                self._add_pair(batch.shard, row, examined)
+        if len(self._rows) >= _CHUNK:
+            self._pack()
+
+    def _add_faults(self, shard: int, row: int, examined: Examined) -> None:
+        self.tally.add_reasons(examined, self.shards[shard].place(row))
+        name = self.shards[shard].file_of(row)
+        self.problems += [Finding(name, row, fault.field, fault.reason, fault.value) for fault in examined.faults]
+
+    def _add_pair(self, shard: int, row: int, examined: Examined) -> None:
+        name = self.shards[shard].file_of(row)
         if examined.tie and self.ties == "error":
-            self.problems.append(Finding(name, place.row, LABELS[0], "a tie, and data.ties=error allows none", "0.5"))
+            self.problems.append(Finding(name, row, LABELS[0], "a tie, and data.ties=error allows none", "0.5"))
         if len(_PIECE.findall(examined.caption)) > CLIP_PIECES:
             self.long_captions += 1
-            self.warnings.append(Finding(name, place.row, CAPTION, "longer than CLIP reads: the end is cut off", short(examined.caption)))
-        self._rows.append((examined.id, place.file, place.row, None if examined.tie else examined.lower_wins))
-        if len(self._rows) == _CHUNK:
-            self._pack()
+            self.warnings.append(Finding(name, row, CAPTION, "longer than CLIP reads: the end is cut off", short(examined.caption)))
+        self._rows.append((examined.id, shard, row, None if examined.tie else examined.lower_wins))
 
     def find_repeats(self) -> None:
         """Looks for ids that stand in several rows. Only those rows are looked at one by one."""
@@ -132,47 +143,55 @@ class _Findings:
         assert isinstance(file, int)
         assert isinstance(number, int)
         assert winner is None or isinstance(winner, bool)
-        name = self.shards[file].name
         if pair not in first:
-            first[pair] = (f"{name}, row {number}", winner)
+            first[pair] = (self.shards[file].place(number), winner)
             return
         where, earlier = first[pair]
         opposite = None not in (winner, earlier) and winner != earlier
         self.contradictions += opposite
         self.duplicates += not opposite
         reason = f"the pair of {where} with the opposite label" if opposite else f"the pair of {where} once more"
-        self.warnings.append(Finding(name, number, None, reason))
+        self.warnings.append(Finding(self.shards[file].file_of(number), number, None, reason))
 
 
-def validate(path: str, *, verify: Verify = "full", ties: Ties = "drop", progress: Progress | None = None) -> Report:
+def validate(data: str | DataConfig, *, progress: Progress | None = None) -> Report:
     """Examines every row of every file and goes on after each fault, so that the report lists all of them.
 
-    path: a file, a folder or a glob. Raises `InputError` only where it stands for no file at all.
+    data: what data.path may be, or settings. Raises `InputError` only where it stands for no file at all, or where data.where
+    cannot be read or names columns that are not there.
     """
-    files = find_files(path)
+    config = DataConfig(data) if isinstance(data, str) else data
+    rules = rules_of(config)
     shards: list[Shard] = []
     unusable: list[Finding] = []
-    for name, file in files:
-        try:
-            shard, schema = open_shard(name, file)
-        except InputError as error:
-            unusable.append(Finding(name, None, None, str(error).removeprefix(f"{name}: ")))
-            continue
-        faults = schema_faults(schema)
-        unusable += [Finding(name, None, fault.field, fault.reason, fault.value) for fault in faults]
-        if not faults:
-            shards.append(shard)
-    return _report(path, len(files), unusable, _examine(shards, verify=verify, ties=ties, progress=progress))
+    files = 0
+    for found in examine_shards(config.path, root=config.root, conditions=rules.conditions):
+        files += 1
+        if isinstance(found, Shard):
+            shards.append(found)
+        else:
+            unusable += _unusable(found)
+    return _report(config.path, files, unusable, _examine(shards, rules, ties=config.ties, progress=progress))
 
 
-def _examine(shards: Sequence[Shard], *, verify: Verify, ties: Ties, progress: Progress | None) -> _Findings:
+def _unusable(found: Unusable) -> list[Finding]:
+    if not found.faults:
+        return [Finding(found.name, None, None, found.reason)]
+    return [Finding(found.name, None, fault.field, fault.reason, fault.value) for fault in found.faults]
+
+
+def _examine(shards: Sequence[Shard], rules: Rules, *, ties: Ties, progress: Progress | None) -> _Findings:
     findings = _Findings(shards, ties)
     damaged: list[tuple[str, str]] = []
-    for place, examined in scan(shards, verify=verify, damaged=damaged, progress=progress):
-        findings.add(place, examined)
+    for batch in scan(shards, rules=rules, damaged=damaged, progress=progress):
+        findings.add(batch)
     findings.problems += [Finding(name, None, None, reason) for name, reason in damaged]
     findings.find_repeats()
     return findings
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _report(path: str, files: int, unusable: Sequence[Finding], findings: _Findings) -> Report:

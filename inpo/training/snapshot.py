@@ -24,7 +24,7 @@ _OPTIMIZER, _AVERAGE = "optimizer/", "average/"
 
 FREE_KEYS = frozenset({
     "train.save_every_steps", "train.keep", "train.sample_every_steps", "train.micro_batch_pairs", "train.inversion_batch_pairs",
-    "report_to", "output.format", "model.gradient_checkpointing", "data.path", "data.verify", "data.max_rejected_fraction",
+    "report_to", "output.format", "model.gradient_checkpointing", "data.path", "data.root", "data.verify", "data.max_rejected_fraction",
 })  # fmt: skip
 """What may change when a run is resumed: it moves no number beyond rounding. Where pairs lie is free because what they are is not."""
 

@@ -13,7 +13,8 @@ from inpo.errors import InputError
 def test_the_keys_are_the_contract() -> None:
     """CONTRACTS.md, "Configuration keys", under `data`."""
     assert [field.name for field in fields(DataConfig)] == [
-        "path", "ties", "verify", "max_rejected_fraction", "resolution", "flip", "crop", "latents", "prompt_dropout", "validation_fraction",
+        "path", "root", "where", "ties", "verify", "max_rejected_fraction", "resolution", "flip", "crop", "latents",
+        "prompt_dropout", "validation_fraction",
     ]  # fmt: skip
 
 

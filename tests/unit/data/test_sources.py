@@ -12,6 +12,7 @@ import pytest
 
 from inpo.data import index as index_module
 from inpo.data import order as order_module
+from inpo.data import parquet as parquet_module
 from inpo.data import sources as sources_module
 from inpo.data.config import DataConfig
 from inpo.data.index import INDEX_FILE, REJECTED_FILE
@@ -191,7 +192,8 @@ def test_an_unreadable_index_is_made_anew(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} == {INDEX_FILE, REJECTED_FILE}
 
 
-def test_progress_counts_rows(tmp_path: Path) -> None:
+def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_module, "MAX_BATCH_ROWS", 16)
     seen: list[tuple[int, int]] = []
     path = write(tmp_path / "p.parquet", [row(i) for i in range(40)], group=40)
     ParquetPairs.open(DataConfig(str(path)), progress=lambda done, total: seen.append((done, total)))
@@ -204,7 +206,7 @@ def test_a_file_changed_while_in_use_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path / "p.parquet", [row(i) for i in range(8)])
     pairs = ParquetPairs.open(DataConfig(str(path)))
     write(path, [row(i + 1) for i in range(8)])
-    with pytest.raises(InputError, match="row 5: the pair is not the one that was indexed"):
+    with pytest.raises(InputError, match="the file was changed while in use"):
         pairs[5]
 
 

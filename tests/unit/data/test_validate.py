@@ -19,7 +19,7 @@ def test_a_clean_set_has_no_findings(tmp_path: Path) -> None:
     assert report.ok
     assert (report.files, report.tally.rows, report.tally.pairs) == (1, 6, 6)
     assert (report.problems, report.warnings) == ((), ())
-    assert next(report.lines()).endswith("1 files, 6 rows: 6 pairs, 0 ties, 0 without a label")
+    assert next(report.lines()).endswith("1 file, 6 rows: 6 pairs, 0 ties, 0 without a label")
 
 
 def test_every_fault_of_every_row_is_listed(tmp_path: Path) -> None:
@@ -33,7 +33,8 @@ def test_every_fault_of_every_row_is_listed(tmp_path: Path) -> None:
     report = validate(str(write(tmp_path / "p.parquet", rows)))
     assert [(p.row, p.field, p.reason.split(",")[0]) for p in report.problems] == [
         (1, "caption", "is missing"), (1, "jpg_0", "zero bytes"), (4, "jpg_1", "an HTML page"),
-        (5, "jpg_1", "the same bytes as jpg_0: there is nothing to prefer"), (7, "jpg_0", "zero bytes"), (9, "label_0", "is not 0"),
+        (5, "jpg_1", "the same bytes as the other picture: there is nothing to prefer"),
+        (7, "jpg_0", "zero bytes"), (9, "label_0", "is not 0"),
     ]  # fmt: skip
     assert str(report.problems[-1]) == "p.parquet, row 9, label_0: is not 0, 0.5 or 1 (found 2.0)"
     assert (report.tally.rejected, report.tally.pairs, report.identical_images) == (5, 7, 1)
@@ -55,7 +56,7 @@ def test_it_counts_what_training_would_use(tmp_path: Path) -> None:
 def test_ties_are_problems_only_where_none_is_allowed(tmp_path: Path) -> None:
     path = str(write(tmp_path / "p.parquet", [row(0), row(1, label_0=0.5, label_1=0.5)]))
     assert validate(path).ok
-    assert [(p.row, p.field) for p in validate(path, ties="error").problems] == [(1, "label_0")]
+    assert [(p.row, p.field) for p in validate(DataConfig(path, ties="error")).problems] == [(1, "label_0")]
 
 
 def test_repeated_pairs_and_opposite_labels(tmp_path: Path) -> None:
@@ -89,8 +90,8 @@ def test_headers_only_is_passed_on(tmp_path: Path) -> None:
     data = bytearray(png(3))
     data[len(data) // 2 : len(data) // 2 + 8] = bytes(8)
     path = str(write(tmp_path / "p.parquet", [row(0), row(1, jpg_1=bytes(data))]))
-    assert validate(path, verify="headers").ok
-    assert [p.reason for p in validate(path, verify="full").problems] == ["damaged PNG"]
+    assert validate(DataConfig(path, verify="headers")).ok
+    assert [p.reason for p in validate(DataConfig(path, verify="full")).problems] == ["damaged PNG"]
 
 
 def test_unusable_files_do_not_hide_the_others(tmp_path: Path) -> None:

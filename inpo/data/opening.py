@@ -1,0 +1,117 @@
+"""From `data.path` to shards: what it stands for, found and checked before anything is read."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inpo.data import listing
+from inpo.data.files import walk
+from inpo.data.folders import open_folder
+from inpo.data.listing import open_listing
+from inpo.data.pairs import Fault
+from inpo.data.parquet import open_parquet, schema_faults
+from inpo.data.shards import Shard
+from inpo.data.where import Condition, check_columns
+from inpo.errors import InputError, nearest
+
+_SPLIT = re.compile(r"(.+?)-\d{5}-of-\d{5}")
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A file that cannot be used at all, and what is wrong with it; one fault for each column where its columns are wrong."""
+
+    name: str
+    faults: tuple[Fault, ...]
+    reason: str
+
+
+def open_shards(path: str, *, root: str | None = None, conditions: Sequence[Condition] = ()) -> list[Shard]:
+    """All shards of a data set, their columns checked. Raises `InputError` at the first that cannot be used."""
+    shards: list[Shard] = []
+    for found in examine_shards(path, root=root, conditions=conditions):
+        if isinstance(found, Unusable):
+            drift = f"; {shards[0].name} has it right: the files' columns drift apart" if shards and found.faults else ""
+            raise InputError(f"{found.name}: {found.reason}{drift}")
+        shards.append(found)
+    return shards
+
+
+def examine_shards(path: str, *, root: str | None = None, conditions: Sequence[Condition] = ()) -> Iterator[Shard | Unusable]:
+    """The shards that `path` stands for, one by one, also those that cannot be used.
+
+    Raises `InputError` only where it stands for nothing at all, or `conditions` name columns that are not there.
+    """
+    given = Path(path).expanduser()
+    folder = open_folder(given, list(walk(given))) if given.is_dir() else None
+    if folder is not None:
+        if any(given.rglob("*.parquet")):
+            raise InputError(f"data.path={path}: the folder holds both Parquet files and pairs of pictures; name one of them")
+        found: Iterator[Shard | Unusable] = iter([folder])
+    else:
+        base = None if root is None else _existing_root(root)
+        found = (_open(name, file, base) for name, file in find_files(path))
+    for shard in found:
+        if isinstance(shard, Shard):
+            check_columns(conditions, shard.columns, shard.name)
+        yield shard
+
+
+def find_files(path: str) -> list[tuple[str, Path]]:
+    """Names and paths of the files that `path` (a file, a folder of Parquet files, a glob) stands for, sorted by name.
+
+    Raises `InputError` where there are none, and where a folder mixes the splits of a Hugging Face data set.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return [(given.name, given)]
+    if given.is_dir():
+        files = [(name, file) for name, file in walk(given) if name.endswith(".parquet") and file.is_file()]
+        files.sort()
+        _check_one_split(path, [name for name, _ in files])
+    else:
+        files = sorted((Path(name).as_posix(), Path(name)) for name in glob.glob(str(given), recursive=True) if Path(name).is_file())
+    if not files:
+        raise InputError(_nothing_at(path, given))
+    return files
+
+
+def _open(name: str, path: Path, root: Path | None) -> Shard | Unusable:
+    try:
+        if path.suffix.lower() in listing.SUFFIXES:
+            return open_listing(name, path, root)
+        shard = open_parquet(name, path)
+    except InputError as error:
+        return Unusable(name, (), str(error).removeprefix(f"{name}: "))
+    faults = schema_faults(shard.schema)
+    return Unusable(name, tuple(faults), "; ".join(map(str, faults))) if faults else shard
+
+
+def _existing_root(root: str) -> Path:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"data.root={root}: there is no such folder")
+    return folder
+
+
+def _check_one_split(path: str, names: Sequence[str]) -> None:
+    splits = sorted({match.group(1) for name in names if (match := _SPLIT.match(Path(name).name))})
+    if len(splits) > 1:
+        example = f"{path}/{splits[-1]}-*.parquet"
+        raise InputError(f"data.path={path}: the folder holds the splits {', '.join(splits)}; name one by a glob, like {example}")
+
+
+def _nothing_at(path: str, given: Path) -> str:
+    if given.is_dir():
+        lists = sorted(entry.name for entry in given.iterdir() if entry.suffix.lower() in listing.SUFFIXES)
+        if lists:
+            return f"data.path={path}: a folder with the listing {lists[0]}: name the file itself, data.path={path}/{lists[0]}"
+        return f"data.path={path}: the folder holds no *.parquet file, no folders win/ and lose/, and no pictures ending in _w and _l"
+    if glob.has_magic(str(given)):
+        return f"data.path={path}: no file matches"
+    siblings = [entry.name for entry in given.parent.iterdir()] if given.parent.is_dir() else []
+    return f"data.path={path}: does not exist{nearest(given.name, siblings)}"
