@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_models import tiny_sd
+from tests.tiny_models import tiny_sd, tiny_sdxl
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,15 @@ def tiny_v_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_zero_snr_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with v-prediction and zero terminal SNR (α_T = 0)."""
     return tiny_sd(tmp_path_factory.mktemp("models"), "v_prediction", zero_terminal_snr=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion XL pipeline folder (ε). Read-only."""
+    return tiny_sdxl(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_v_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with v-prediction and zero terminal SNR."""
+    return tiny_sdxl(tmp_path_factory.mktemp("models"), "v_prediction", zero_terminal_snr=True)

@@ -29,6 +29,7 @@ WORDS = (
 )
 MAX_TOKENS = 24
 LATENT = (4, 8, 8)
+POOLED = 6
 
 
 def byte_alphabet() -> list[str]:
@@ -53,14 +54,14 @@ def tiny_tokenizer(max_tokens: int = MAX_TOKENS) -> object:
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocab)}, merges=merges, model_max_length=max_tokens)
 
 
-def tiny_unet(in_channels: int = LATENT[0], cross_attention_dim: int = 8, dropout: float = 0.0) -> torch.nn.Module:
+def tiny_unet(in_channels: int = LATENT[0], cross_attention_dim: int = 8, dropout: float = 0.0, **added: object) -> torch.nn.Module:
     """A `UNet2DConditionModel` of a few thousand parameters: two levels, cross-attention on the first."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=LATENT[1], in_channels=in_channels, out_channels=in_channels, block_out_channels=(4, 8), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=cross_attention_dim, attention_head_dim=2, norm_num_groups=2, dropout=dropout,
+        cross_attention_dim=cross_attention_dim, attention_head_dim=2, norm_num_groups=2, dropout=dropout, **added,
     )  # fmt: skip
 
 
@@ -75,16 +76,24 @@ def tiny_vae(down: int = 2) -> torch.nn.Module:
     )  # fmt: skip
 
 
-def tiny_text_encoder(tokenizer: object, hidden_size: int = 8) -> torch.nn.Module:
-    """A one-layer `CLIPTextModel` for this tokenizer."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def tiny_sdxl_unet(cross_attention_dim: int = 20) -> torch.nn.Module:
+    """The same with SDXL's added conditions: six sizes of 4 features each, and a pooled embedding of 6."""
+    return tiny_unet(
+        cross_attention_dim=cross_attention_dim, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + POOLED,
+    )  # fmt: skip
+
+
+def tiny_text_encoder(tokenizer: object, hidden_size: int = 8, *, layers: int = 1, projection: int | None = None) -> torch.nn.Module:
+    """A `CLIPTextModel` for this tokenizer, with a `projection` the class that SDXL's second tower is."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length, projection_dim=hidden_size,
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length, projection_dim=projection or hidden_size,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return CLIPTextModel(config)
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
 def scheduler_config(prediction_type: str = "epsilon", zero_terminal_snr: bool = False) -> dict[str, object]:
@@ -110,6 +119,25 @@ def tiny_sd(tmp: Path, prediction_type: str = "epsilon", *, zero_terminal_snr: b
             unet=tiny_unet(), vae=tiny_vae(down), text_encoder=tiny_text_encoder(tokenizer), tokenizer=tokenizer,
             scheduler=DDIMScheduler.from_config(scheduler_config(prediction_type, zero_terminal_snr)),
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_sdxl(tmp: Path, prediction_type: str = "epsilon", *, zero_terminal_snr: bool = False, seed: int = 0) -> Path:
+    """Saves a random Stable Diffusion XL pipeline: towers of 8 and 12 features. Same arguments, same weights."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+    folder = tmp / f"sdxl-{prediction_type}{'-ztsnr' if zero_terminal_snr else ''}-{seed}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, second = tiny_tokenizer(), tiny_tokenizer()
+        # SDXL's second tokenizer pads with "!" where the first one pads with its end token.
+        second.pad_token = "!"
+        pipeline = StableDiffusionXLPipeline(
+            unet=tiny_sdxl_unet(), vae=tiny_vae(), tokenizer=tokenizer, tokenizer_2=second,
+            text_encoder=tiny_text_encoder(tokenizer, layers=3), text_encoder_2=tiny_text_encoder(second, 12, layers=4, projection=POOLED),
+            scheduler=DDIMScheduler.from_config(scheduler_config(prediction_type, zero_terminal_snr)), add_watermarker=False,
         )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

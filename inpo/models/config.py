@@ -17,8 +17,9 @@ DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 class ModelConfig:
     """`path`, `unet`, `vae`: a diffusers folder, a finished run's folder, or a hub id such as `owner/name`.
 
-    `unet` and `vae` replace the pipeline's own. `family` None reads it from the folder. `dtype` is what the UNet computes in:
-    its weights stay fp32 in both cases. `gradient_checkpointing` recomputes activations in the backward pass to save memory.
+    `unet` and `vae` replace the pipeline's own. `family` and `prediction` None are read from the folder; otherwise the folder must agree.
+    `clip_skip` and `prompt_chunks` are `inpo.models.prompts.Reading`'s; None takes what the model was trained with, or 0 and 1.
+    `dtype` is what the UNet computes in: its weights stay fp32 in both cases. `gradient_checkpointing` recomputes activations in the backward pass to save memory.
     Raises `InputError` for an unknown family or dtype.
     """
 
@@ -26,6 +27,9 @@ class ModelConfig:
     unet: str | None = None
     vae: str | None = None
     family: str | None = None
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    clip_skip: int | None = None
+    prompt_chunks: int | None = None
     dtype: Dtype = "fp32"
     gradient_checkpointing: bool = False
 
@@ -37,3 +41,9 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, DTYPES)
         if self.family is not None:
             one_of("model.family", self.family, tuple(FAMILIES))
+        if self.prediction is not None:
+            one_of("model.prediction", self.prediction, ("epsilon", "v_prediction"))
+        for key, least in (("clip_skip", 0), ("prompt_chunks", 1)):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise InputError(f"model.{key}={value!r} must be a whole number from {least} up, or null for the model's own")

@@ -9,41 +9,31 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from inpo.models.families import Family
+from inpo.models.prompts import Reading, TextTower
 from inpo.types import Condition, LatentDistribution
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-    from transformers import PreTrainedTokenizerBase
 
 PROMPT = "prompt"
+POOLED = "text_embeds"
+SIZES = "time_ids"
 _PIXELS_AT_ONCE = 8 * 512 * 512
 
 
 @dataclass(frozen=True)
-class TextTower:
-    """A text encoder and the tokenizer that it was trained with."""
-
-    network: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-
-    def states(self, prompts: Sequence[str]) -> Tensor:
-        """The last hidden state, `[B, tokens, features]`; tokens past the model's length are cut off."""
-        ids = self.tokenizer(list(prompts), padding="max_length", max_length=self._tokens, truncation=True, return_tensors="pt")
-        states: Tensor = self.network(ids.input_ids.to(self.network.device))[0]
-        return states
-
-    @property
-    def _tokens(self) -> int:
-        # A tokenizer saved without a length says 10^30.
-        return min(int(self.tokenizer.model_max_length), int(self.network.config.max_position_embeddings))  # type: ignore[union-attr, arg-type]
-
-
-@dataclass(frozen=True)
 class StableDiffusionEncoder:
-    """An `inpo.types.Encoder` over a VAE and one or more CLIP text encoders. Frozen, fp32, without gradient."""
+    """An `inpo.types.Encoder` over a VAE and the family's CLIP text encoders. Frozen, fp32, without gradient.
+
+    `zero_empty`: the empty prompt is zeros, in training and in guidance, because that is what the pipeline's guidance departs from.
+    """
 
     vae: AutoencoderKL
     towers: tuple[TextTower, ...]
+    family: Family
+    reading: Reading
+    zero_empty: bool
 
     def __post_init__(self) -> None:
         for module in self.modules:
@@ -75,8 +65,17 @@ class StableDiffusionEncoder:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The text encoders' states, `[B, tokens, features]`; tokens past the model's length are cut off."""
-        return Condition({PROMPT: torch.cat([tower.states(prompts) for tower in self.towers], dim=-1)})
+        """The text encoders' states side by side, `[B, tokens, features]`, and the last one's pooled embedding where the UNet wants it."""
+        layer = self.family.layer + self.reading.clip_skip
+        read = [tower.read(prompts, layer=layer, normed=self.family.normed, chunks=self.reading.chunks) for tower in self.towers]
+        tensors = {PROMPT: torch.cat([states for states, _ in read], dim=-1)}
+        pooled = read[-1][1]
+        if self.family.added == "text_time" and pooled is not None:
+            tensors[POOLED] = pooled
+        empty = [row for row, prompt in enumerate(prompts) if prompt == "" and self.zero_empty]
+        for tensor in tensors.values():
+            tensor[empty] = 0
+        return Condition(tensors)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

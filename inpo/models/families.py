@@ -11,6 +11,9 @@ from typing import Literal
 
 Library = Literal["diffusers", "transformers"]
 
+# The attention projections, as diffusers' own LoRA programs for both families have them.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
 
 @dataclass(frozen=True)
 class Component:
@@ -31,8 +34,11 @@ class Family:
     """What `inpo.models` does alike for every family, and differently by these values.
 
     `pipeline`: diffusers' class that its folders name and its results load with. `text_encoders`, `tokenizers`: one each per tower,
-    in the order in which their embeddings are concatenated. `added`: the UNet's `addition_embed_type`. `lora_targets`: endings of the
-    UNet's module names that LoRA adapts unless told otherwise.
+    in the order in which their embeddings are concatenated. `layer`: how many layers before the last one the embeddings are taken
+    from; `normed`: whether the final norm is applied to them. `added`: the UNet's `addition_embed_type`; "text_time" wants the last
+    tower's pooled embedding and the picture's sizes too. `zero_empty`: whether the empty prompt is zeros unless model_index.json's
+    `force_zeros_for_empty_prompt` says otherwise, as its pipeline's guidance has it. `safety_checker`: whether the pipeline has one.
+    `lora_targets`: endings of the UNet's module names that LoRA adapts unless told otherwise.
     """
 
     name: str
@@ -40,8 +46,12 @@ class Family:
     pipeline: str
     text_encoders: tuple[Component, ...]
     tokenizers: tuple[Component, ...]
-    added: str | None
-    lora_targets: tuple[str, ...]
+    layer: int
+    normed: bool
+    added: Literal["text_time"] | None
+    zero_empty: bool
+    safety_checker: bool
+    lora_targets: tuple[str, ...] = _ATTENTION
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -53,16 +63,38 @@ UNET = Component("unet", "diffusers", "UNet2DConditionModel")
 VAE = Component("vae", "diffusers", "AutoencoderKL")
 SCHEDULER = Component("scheduler", "diffusers", "Scheduler")
 _TEXT_ENCODER = Component("text_encoder", "transformers", "CLIPTextModel")
+_TEXT_ENCODER_2 = Component("text_encoder_2", "transformers", "CLIPTextModelWithProjection")
 _TOKENIZER = Component("tokenizer", "transformers", "CLIPTokenizer")
-# The attention projections, as diffusers' own LoRA programs for both families have them.
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_TOKENIZER_2 = Component("tokenizer_2", "transformers", "CLIPTokenizer")
 
-SD = Family("sd", "Stable Diffusion", "StableDiffusionPipeline", (_TEXT_ENCODER,), (_TOKENIZER,), None, _ATTENTION)
+SD = Family(
+    name="sd",
+    title="Stable Diffusion",
+    pipeline="StableDiffusionPipeline",
+    text_encoders=(_TEXT_ENCODER,),
+    tokenizers=(_TOKENIZER,),
+    layer=0,
+    normed=True,
+    added=None,
+    zero_empty=False,
+    safety_checker=True,
+)
+SDXL = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    pipeline="StableDiffusionXLPipeline",
+    text_encoders=(_TEXT_ENCODER, _TEXT_ENCODER_2),
+    tokenizers=(_TOKENIZER, _TOKENIZER_2),
+    layer=1,
+    normed=False,
+    added="text_time",
+    zero_empty=True,
+    safety_checker=False,
+)
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (SD,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (SD, SDXL)}
 
 UNSUPPORTED: Mapping[str, str] = {
-    "StableDiffusionXLPipeline": "SDXL",
     "StableDiffusion3Pipeline": "Stable Diffusion 3",
     "FluxPipeline": "FLUX",
     "PixArtAlphaPipeline": "PixArt-α",

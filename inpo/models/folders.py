@@ -14,6 +14,8 @@ from pathlib import Path
 from inpo.errors import InputError, nearest
 
 INDEX = "model_index.json"
+READING = "inpo.json"
+"""How prompts were read in training, where it was not the pipeline's own way; diffusers passes over this file."""
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -12,16 +12,17 @@ from torch import nn
 
 from inpo.errors import InputError
 from inpo.models.config import ModelConfig
-from inpo.models.encoder import StableDiffusionEncoder, TextTower
+from inpo.models.encoder import StableDiffusionEncoder
 from inpo.models.families import UNET, VAE, Component
 from inpo.models.folders import weights_variant
 from inpo.models.model import Model
 from inpo.models.parts import Parts, examine
+from inpo.models.prompts import TextTower
 from inpo.models.stable_diffusion import StableDiffusionDenoiser
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
@@ -35,13 +36,17 @@ def load(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     vae = cast("AutoencoderKL", _load_module(VAE, parts.vae).to(device))
-    policy = StableDiffusionDenoiser(unet, parts.schedule, parts.prediction, dtype=config.dtype).to(device)
-    return Model(policy, StableDiffusionEncoder(vae, _load_towers(parts, device)), parts.family, parts.folder, parts.scheduler_config)
+    encoder = StableDiffusionEncoder(vae, _load_towers(parts, device), parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
+    policy = StableDiffusionDenoiser(unet, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
+    return Model(policy.to(device), encoder, parts.family, parts.folder, parts.scheduler_config)
 
 
 def _load_towers(parts: Parts, device: torch.device | str) -> tuple[TextTower, ...]:
     pairs = zip(parts.family.text_encoders, parts.family.tokenizers, strict=True)
-    return tuple(TextTower(_load_module(text, parts.place(text)).to(device), _load_tokenizer(parts.place(words))) for text, words in pairs)
+    return tuple(
+        TextTower(cast("PreTrainedModel", _load_module(text, parts.place(text)).to(device)), _load_tokenizer(parts.place(words)))
+        for text, words in pairs
+    )
 
 
 def _load_module(component: Component, folder: Path) -> nn.Module:

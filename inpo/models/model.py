@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from inpo.errors import InputError
 from inpo.models.encoder import StableDiffusionEncoder
 from inpo.models.families import UNET, Family
 from inpo.models.folders import INDEX, weights_variant
-from inpo.models.saving import read_weights, replace_folder, write_network, write_pipeline
+from inpo.models.prompts import Reading
+from inpo.models.saving import read_weights, replace_folder, write_network, write_pipeline, write_reading
 from inpo.models.stable_diffusion import StableDiffusionDenoiser
 
 
@@ -52,9 +54,12 @@ class Model:
         return int(self.policy.unet.config.in_channels), side, side
 
     def fingerprint(self) -> str:
-        """32 hex digits that change whenever a weight, the schedule or the precision does."""
+        """32 hex digits that change whenever a weight, the schedule, the precision or the reading of prompts does."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([dict(self.scheduler_config), self.policy.compute_dtype], sort_keys=True, default=str).encode())
+        settings: list[object] = [dict(self.scheduler_config), self.policy.compute_dtype]
+        if self.encoder.reading != Reading():
+            settings.append(dataclasses.asdict(self.encoder.reading))
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for module in (self.policy.unet, *self.encoder.modules):
             for name, tensor in module.state_dict().items():
                 digest.update(name.encode())
@@ -69,6 +74,7 @@ class Model:
         """
         with replace_folder(folder, INDEX) as new:
             write_pipeline(new, self.source, self.family, unet=unet or self.policy.unet, vae=self.encoder.vae)
+            write_reading(new, self.encoder.reading)
 
     def save_unet(self, folder: Path, unet: nn.Module | None = None) -> None:
         """The UNet alone (config.json and safetensors), as `model.unet` and diffusers read it. Complete or absent."""

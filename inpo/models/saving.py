@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.models.families import UNET, VAE, Family
-from inpo.models.folders import INDEX, PICKLES, read_json
+from inpo.models.folders import INDEX, PICKLES, READING, read_json
+from inpo.models.prompts import Reading
 
 _TEXTS = (".json", ".txt")
 _NETWORKS = {component.name: [component.library, component.kind] for component in (UNET, VAE)}
@@ -74,9 +75,16 @@ def write_pipeline(folder: Path, source: Path, family: Family, *, unet: nn.Modul
     write_network(folder / UNET.name, unet)
     write_network(folder / VAE.name, vae)
     index |= {"_class_name": family.pipeline, **_NETWORKS}
-    if index.get("safety_checker") in (None, [None, None]):
+    if family.safety_checker and index.get("safety_checker") in (None, [None, None]):
         index["requires_safety_checker"] = False
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_reading(folder: Path, reading: Reading) -> None:
+    """How prompts are to be read, where it is not the pipeline's own way: the next `load` of this folder follows it."""
+    if reading != Reading():
+        content = {"prompt_chunks": reading.chunks, "clip_skip": reading.clip_skip}
+        (folder / READING).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_network(folder: Path, network: nn.Module) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inpo.models.config import Dtype
-from inpo.models.encoder import PROMPT
+from inpo.models.encoder import POOLED, PROMPT, SIZES
 from inpo.schedule import Prediction, VPSchedule
 from inpo.types import Condition
 
@@ -23,16 +23,23 @@ if TYPE_CHECKING:
 class StableDiffusionDenoiser(nn.Module):
     """An `inpo.types.Denoiser` over a `UNet2DConditionModel`. `condition.tensors["prompt"]`: `[B, tokens, features]`.
 
+    SDXL's UNet reads `text_embeds` `[B, features]` and `time_ids` `[B, 6]` too: original height and width, the crop's upper and left
+    edge, target height and width. A condition without `time_ids` is of a whole picture as large as the latents, which makes
+    them one constant per run, as published. `pixels_per_latent` says how large that is.
+
     With dtype "bf16" the weights stay fp32 and autocast rounds them on the way into each operation, so that an optimiser
     step of 1e-5 is not lost in bf16's 8 bits. `reference()` takes the very same path: β/2 multiplies the difference of two
     nearly equal errors, and must not meet two different roundings.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, schedule: VPSchedule, prediction: Prediction, *, dtype: Dtype = "fp32") -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, schedule: VPSchedule, prediction: Prediction, *, pixels_per_latent: int, dtype: Dtype = "fp32"
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.schedule = schedule
         self.prediction = prediction
+        self.pixels_per_latent = pixels_per_latent
         self.compute_dtype = dtype
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -41,8 +48,19 @@ class StableDiffusionDenoiser(nn.Module):
         prompt = condition.tensors[PROMPT].to(x_t.device, width)
         times = self.schedule.network_time(t).to(x_t.device)
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.compute_dtype == "bf16"):
-            prediction: Tensor = self.unet(x_t.to(width), times, encoder_hidden_states=prompt, return_dict=False)[0]
+            prediction: Tensor = self.unet(
+                x_t.to(width), times, encoder_hidden_states=prompt, added_cond_kwargs=self._added(x_t, condition), return_dict=False
+            )[0]
         return prediction.to(x_t.dtype)
+
+    def _added(self, x_t: Tensor, condition: Condition) -> dict[str, Tensor] | None:
+        if self.unet.config.addition_embed_type is None:
+            return None
+        sizes = condition.tensors.get(SIZES)
+        if sizes is None:
+            height, width = (side * self.pixels_per_latent for side in x_t.shape[-2:])
+            sizes = torch.tensor([height, width, 0, 0, height, width]).expand(len(x_t), 6)
+        return {name: tensor.to(x_t.device, self.unet.dtype) for name, tensor in ((POOLED, condition.tensors[POOLED]), (SIZES, sizes))}
 
     def reference(self) -> StableDiffusionDenoiser:
         """A frozen copy of the network as it is now: eval mode, no parameter requires a gradient."""

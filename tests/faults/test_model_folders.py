@@ -74,12 +74,51 @@ def test_configurations_that_are_missing_or_damaged(folder: Path, name: str, con
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "family"), [("StableDiffusionXLPipeline", "SDXL"), ("FluxPipeline", "FLUX"), ("NewPipeline", "NewPipeline")]
+    ("pipeline", "family"), [("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("FluxPipeline", "FLUX"), ("NewPipeline", "NewPipeline")]
 )
 def test_unsupported_families_are_named_with_the_supported_ones(folder: Path, pipeline: str, family: str) -> None:
-    """SDXL is SDXL and not a stack trace about added conditions."""
+    """FLUX is FLUX and not a stack trace about a missing unet/."""
     edit(folder / "model_index.json", _class_name=pipeline)
     refused(ModelConfig(str(folder)), family, "not supported yet", "StableDiffusionPipeline")
+
+
+def test_a_recipe_for_another_family_is_one_clear_line(folder: Path, tiny_sdxl_pipeline: Path) -> None:
+    """An SDXL folder with an SD1.5 recipe, and the reverse."""
+    refused(ModelConfig(str(tiny_sdxl_pipeline), family="sd"), "model.family='sd'", "Stable Diffusion XL", "model.family=sdxl")
+    refused(ModelConfig(str(folder), family="sdxl"), "model.family='sdxl'", "a pipeline of Stable Diffusion (", "model.family=sd")
+
+
+@pytest.mark.parametrize("said", ["epsilon", "v_prediction"])
+def test_a_recipe_for_another_prediction_is_one_clear_line(tiny_pipeline: Path, tiny_v_pipeline: Path, said: str) -> None:
+    """What the network predicts is the folder's to say; a recipe may only agree."""
+    folders = {"epsilon": tiny_pipeline, "v_prediction": tiny_v_pipeline}
+    other = next(name for name in folders if name != said)
+    assert load(ModelConfig(str(folders[said]), prediction=said)).policy.prediction == said
+    refused(
+        ModelConfig(str(folders[other]), prediction=said), f"model.prediction='{said}'", f"prediction_type='{other}'", "scheduler_config"
+    )
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer_2"])
+def test_sdxl_without_its_second_tower_names_it(tiny_sdxl_pipeline: Path, tmp_path: Path, part: str) -> None:
+    """Missing on disk, and missing from the index, as in SDXL's refiner."""
+    copy = shutil.copytree(tiny_sdxl_pipeline, tmp_path / "xl")
+    shutil.rmtree(copy / part)
+    refused(ModelConfig(str(copy)), f"has no {part}/ folder")
+    edit(copy / "model_index.json", **{part: [None, None]})
+    refused(ModelConfig(str(copy)), f"names no {part}", "incomplete")
+
+
+def test_sdxl_with_parts_of_another_model_says_which_number_differs(tiny_sdxl_pipeline: Path, folder: Path, tmp_path: Path) -> None:
+    """SD's UNet, a UNet of other sizes (the refiner has five), a narrower tower, and a tower without a projection."""
+    refused(ModelConfig(str(tiny_sdxl_pipeline), unet=str(folder)), "UNet of Stable Diffusion (", "pipeline of Stable Diffusion XL")
+    copy = shutil.copytree(tiny_sdxl_pipeline, tmp_path / "xl")
+    edit(copy / "unet" / "config.json", projection_class_embeddings_input_dim=26)
+    refused(ModelConfig(str(copy)), "projection_class_embeddings_input_dim=26", "refiner")
+    edit(copy / "text_encoder_2" / "config.json", hidden_size=10)
+    refused(ModelConfig(str(copy)), "cross_attention_dim=20", "hidden_size=8 + 10")
+    edit(copy / "model_index.json", text_encoder_2=["transformers", "CLIPTextModel"])
+    refused(ModelConfig(str(copy)), "is a CLIPTextModel", "must be a CLIPTextModelWithProjection")
 
 
 def test_a_component_of_another_class_is_named(folder: Path) -> None:
@@ -160,7 +199,7 @@ def test_overrides_that_do_not_fit_say_which_number_differs(folder: Path, tmp_pa
         ("wide", ("cross_attention_dim=16", "hidden_size=8", "another base")),
         ("deep", ("in_channels=8", "latents of 4 channels")),
         ("vae", ("is a AutoencoderKL", "model.unet")),
-        ("xl", ("SDXL", "addition_embed_type")),
+        ("xl", ("UNet of Stable Diffusion XL", "addition_embed_type", "pipeline of Stable Diffusion")),
     ):
         refused(ModelConfig(str(folder), unet=str(odd[name])), str(odd[name]), *words)
     refused(ModelConfig(str(folder), vae=str(odd["wide"])), "is a UNet2DConditionModel", "model.vae")
@@ -277,7 +316,8 @@ def test_hub_downloads_are_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"path": " "}, "model.path is empty"),
         ({"path": "x", "vae": ""}, "model.vae is empty"),
         ({"path": "x", "dtype": "fp16"}, "model.dtype='fp16'"),
-        ({"path": "x", "family": "sdx"}, "did you mean 'sd'"),
+        ({"path": "x", "family": "sdx"}, "did you mean 'sd"),
+        ({"path": "x", "prediction": "eps"}, "model.prediction='eps'"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, str], words: str) -> None:

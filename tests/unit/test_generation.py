@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -57,7 +57,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def pipeline_latents(folder: Path, scheduler: str, config: GenerationConfig) -> Tensor:
     """What diffusers makes of the same initial latents."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
     latents = initial_latents((4, 8, 8), [shot.seed for shot in shots(PROMPTS, config)])
@@ -65,9 +65,11 @@ def pipeline_latents(folder: Path, scheduler: str, config: GenerationConfig) -> 
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("kind", ["tiny_pipeline", "tiny_v_pipeline", "tiny_zero_snr_pipeline"])
+@pytest.mark.parametrize(
+    "kind", ["tiny_pipeline", "tiny_v_pipeline", "tiny_zero_snr_pipeline", "tiny_sdxl_pipeline", "tiny_sdxl_v_pipeline"]
+)
 def test_latents_equal_the_diffusers_pipelines(kind: str, scheduler: str, request: pytest.FixtureRequest) -> None:
-    """Same initial latents, guidance 3, 10 steps: 1e-4, for ε, v and zero terminal SNR, with each scheduler."""
+    """Same initial latents, guidance 3, 10 steps: 1e-4, for SD and SDXL, ε, v and zero terminal SNR, with each scheduler."""
     folder = request.getfixturevalue(kind)
     config = GenerationConfig(steps=10, guidance=3.0, scheduler=scheduler)
     ours = generate_latents(load(ModelConfig(str(folder))), shots(PROMPTS, config), config)
