@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from inpo.checking import one_of
+from inpo.checking import one_of, whole
 from inpo.errors import InputError
 from inpo.models.families import FAMILIES
 
@@ -19,7 +19,8 @@ class ModelConfig:
 
     `unet` and `vae` replace the pipeline's own. `family` and `prediction` None are read from the folder; otherwise the folder must agree.
     `clip_skip` and `prompt_chunks` are `inpo.models.prompts.Reading`'s; None takes what the model was trained with, or 0 and 1.
-    `dtype` is what the UNet computes in: its weights stay fp32 in both cases. `gradient_checkpointing` recomputes activations in the backward pass to save memory.
+    `dtype` is what the UNet computes in: its weights stay fp32 in both cases. `gradient_checkpointing` recomputes activations in the
+    backward pass to save memory.
     Raises `InputError` for an unknown family or dtype.
     """
 
@@ -43,7 +44,5 @@ class ModelConfig:
             one_of("model.family", self.family, tuple(FAMILIES))
         if self.prediction is not None:
             one_of("model.prediction", self.prediction, ("epsilon", "v_prediction"))
-        for key, least in (("clip_skip", 0), ("prompt_chunks", 1)):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise InputError(f"model.{key}={value!r} must be a whole number from {least} up, or null for the model's own")
+        whole("model.clip_skip", self.clip_skip, low=0, optional=True)
+        whole("model.prompt_chunks", self.prompt_chunks, low=1, optional=True)
