@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from inpo.data.headers import quick_size
 from inpo.errors import InputError
 
 MAX_PIXELS: Final = 64_000_000
@@ -71,7 +72,11 @@ def verify_header(data: bytes) -> None:
 
     Raises `BrokenImage`. A picture that passes may still be damaged inside.
     """
-    _open(data)
+    size = quick_size(data)
+    if size is None or _is_cut_short(data, _format(data) or ""):
+        _open(data)
+    else:
+        _check_size(*size)
 
 
 def _open(data: bytes) -> Image.Image:
