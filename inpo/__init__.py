@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from inpo.compose import load, open_pairs, train
     from inpo.config import Experiment
     from inpo.config import load_experiment as recipe
+    from inpo.data.importing import ImportConfig, import_pairs
     from inpo.ddim import invert, sample, transfer
     from inpo.evaluation.winrate import win_rate
     from inpo.generation import GenerationConfig, generate
     from inpo.noising import Forward, Inversion
+    from inpo.onpolicy import OnPolicy, generate_pairs
     from inpo.schedule import Schedule
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ _NAMES = {
     "train": "inpo.compose",
     "Experiment": "inpo.config",
     "recipe": "inpo.config:load_experiment",
+    "ImportConfig": "inpo.data.importing",
+    "import_pairs": "inpo.data.importing",
     "invert": "inpo.ddim",
     "sample": "inpo.ddim",
     "transfer": "inpo.ddim",
@@ -44,6 +48,8 @@ _NAMES = {
     "generate": "inpo.generation",
     "Forward": "inpo.noising",
     "Inversion": "inpo.noising",
+    "OnPolicy": "inpo.onpolicy",
+    "generate_pairs": "inpo.onpolicy",
     "Schedule": "inpo.schedule",
 }
 
@@ -52,11 +58,15 @@ __all__ = [
     "Experiment",
     "Forward",
     "GenerationConfig",
+    "ImportConfig",
     "Inversion",
+    "OnPolicy",
     "Schedule",
     "demo",
     "evaluate",
     "generate",
+    "generate_pairs",
+    "import_pairs",
     "invert",
     "load",
     "methods",

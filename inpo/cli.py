@@ -10,14 +10,13 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from inpo import cli_data
+from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation, interrupted
 from inpo.errors import InputError, Interrupted, RunFault
-
-if TYPE_CHECKING:
-    from inpo.generation import GenerationConfig
 
 app = typer.Typer(
     name="inpo",
@@ -27,18 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at preference pairs before training on them.", no_args_is_help=True)
 world_app = typer.Typer(help="The embedded world.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.app, name="data")
 app.add_typer(world_app, name="world")
-
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
-Seed = Annotated[int, typer.Option(help="Seed of the first noise; picture (prompt, sample) has its own.")]
-Samples = Annotated[int, typer.Option(help="Pictures per prompt.")]
-Steps = Annotated[int, typer.Option(help="Sampler steps.")]
-Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")]
-Scheduler = Annotated[str, typer.Option(help="ddim, euler or dpmsolver++.")]
-Prompts = Annotated[str, typer.Option("--prompts", help="A file (.txt, .jsonl, .csv, .parquet) or a set: world:heldout.")]
 
 
 @app.command()
@@ -54,7 +44,7 @@ def demo(
     try:
         print_summary(run_demo(out, force=force, null=null))
     except Interrupted as stop:
-        raise _interrupted(stop, f"run it again with: inpo demo --force --out {out}") from None
+        raise interrupted(str(stop), stop.signal, f"run it again with: inpo demo --force --out {out}") from None
     print(f"report: {out / 'report.html'}")
 
 
@@ -82,7 +72,7 @@ def train(
         result = run(experiment, out, Resume(resume, force))
     except Interrupted as stop:
         again = shlex.join(["inpo", "train", recipe, *(overrides or []), "--out", str(out), "--resume", "latest"])
-        raise _interrupted(stop, f"continue with: {again}") from None
+        raise interrupted(str(stop), stop.signal, f"continue with: {again}") from None
     from inpo.training.distributed import is_main
 
     if is_main():
@@ -105,7 +95,7 @@ def generate(
     from inpo.compose import generate_pictures
     from inpo.generation import count_faults
 
-    records = generate_pictures(model, prompts, out, _generation(seed, samples, steps, guidance, scheduler), force=force)
+    records = generate_pictures(model, prompts, out, generation(seed, samples, steps, guidance, scheduler), force=force)
     faults = ", ".join(f"{count} {fault}" for fault, count in count_faults(records).items())
     print(f"{len(records)} pictures in {out}" + (f", of which {faults}: see images.jsonl" if faults else ""))
 
@@ -129,7 +119,7 @@ def evaluate(
     from inpo.comparison import evaluate as run
     from inpo.console import print_summary
 
-    config = _generation(seed, samples, steps, guidance, scheduler)
+    config = generation(seed, samples, steps, guidance, scheduler)
     print_summary(run(Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config), out, force=force))
     print(f"report: {out / 'report.html'}")
 
@@ -154,35 +144,12 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe w
         print(f"{each:12} {recipe_text(each).splitlines()[0].lstrip('# ')}")
 
 
-@data_app.command("validate")
-def data_validate(path: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of Pick-a-Pic's shape.")]) -> None:
-    """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
-    from inpo.console import bar
-    from inpo.data.validate import validate
-
-    found = validate(path, progress=bar("rows examined"))
-    print("\n".join(found.lines()))
-    if not found.ok:
-        raise typer.Exit(2)
-
-
 @world_app.command("build")
 def world_build(out: Out) -> None:
     """Make the world's pipeline, scorer and pairs anew from fixed seeds: about an hour on two cores."""
     from inpo.world.build import build
 
     build(out)
-
-
-def _generation(seed: int, samples: int, steps: int, guidance: float, scheduler: str) -> GenerationConfig:
-    from inpo.generation import GenerationConfig
-
-    return GenerationConfig(seed=seed, samples=samples, steps=steps, guidance=guidance, scheduler=scheduler)
-
-
-def _interrupted(stop: Interrupted, advice: str) -> typer.Exit:
-    print(f"{stop}; {advice}", file=sys.stderr)
-    return typer.Exit(128 + stop.signal)
 
 
 def main() -> None:

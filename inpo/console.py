@@ -22,6 +22,16 @@ def bar(title: str) -> Callable[[int, int], None]:
     return show
 
 
+def counter(title: str) -> Callable[[int], None]:
+    """A progress callback for work whose end is not known: every hundredth count on a terminal, silent elsewhere."""
+
+    def show(done: int) -> None:
+        if done % 100 == 0 and sys.stderr.isatty():
+            print(f"\r{title}: {done}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
 def say(what: str) -> None:
     """What happens next, where it takes a while before anything else is to be seen."""
     print(what, file=sys.stderr, flush=True)

@@ -1,0 +1,86 @@
+"""`inpo data …`: pairs are looked at, made of other people's annotations, and made of a model's own pictures."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from inpo.cli_options import Guidance, Prompts, Samples, Scheduler, Seed, Steps, generation, interrupted
+
+app = typer.Typer(help="Make preference pairs, and look at them before training.", no_args_is_help=True)
+
+OutFile = Annotated[Path, typer.Option("--out", help="The Parquet file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace that file.")]
+
+
+@app.command("validate")
+def validate(path: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of Pick-a-Pic's shape.")]) -> None:
+    """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
+    from inpo.console import bar
+    from inpo.data.validate import validate as run
+
+    found = run(path, progress=bar("rows examined"))
+    print("\n".join(found.lines()))
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="An annotation file, or a folder with liked/ and disliked/.")],
+    out: OutFile,
+    format: Annotated[str, typer.Option(help="auto, hpdv2, hpdv3, imagereward or likes.")] = "auto",
+    images: Annotated[Path | None, typer.Option(help="The folder that the annotations' paths start from.")] = None,
+    pairs: Annotated[str, typer.Option(help="Of each ranking: all, adjacent or best-worst.")] = "all",
+    per_caption: Annotated[int, typer.Option(help="The most pairs that likes and dislikes of one caption make.")] = 8,
+    seed: Annotated[int, typer.Option(help="Which of them.")] = 0,
+    max_rejected_fraction: Annotated[float, typer.Option(help="The share of faulty rows past which nothing is written.")] = 0.1,
+    force: Force = False,
+) -> None:
+    """Make pairs of rankings (HPDv2, HPDv3, ImageRewardDB) or of likes and dislikes."""
+    from inpo.console import counter
+    from inpo.data.importing import ImportConfig, import_pairs
+    from inpo.data.importing.formats import FormatName
+    from inpo.data.ranking import PairPolicy
+
+    config = ImportConfig(
+        path, cast(FormatName, format), images, cast(PairPolicy, pairs), per_caption=per_caption, seed=seed,
+        max_rejected_fraction=max_rejected_fraction,
+    )  # fmt: skip
+    print("\n".join(import_pairs(config, out, force=force, progress=counter("rows examined")).lines()))
+
+
+@app.command("generate")
+def generate(
+    model: Annotated[str, typer.Option("--model", help="A pipeline folder, a run folder, a hub id, or 'world'.")],
+    prompts: Prompts,
+    scorer: Annotated[str, typer.Option("--scorer", help="Who ranks: world:oracle, world:clip, pickscore:DIR.")],
+    out: OutFile,
+    limit: Annotated[int | None, typer.Option(help="Only this many prompts, the first.")] = None,
+    samples: Samples = 4,
+    pairs: Annotated[str, typer.Option(help="Of a prompt's pictures: best-worst, adjacent or all.")] = "best-worst",
+    margin: Annotated[float, typer.Option(help="Scores at most this far apart are a near tie.")] = 0.0,
+    near_ties: Annotated[str, typer.Option(help="drop them, or keep them with the label ½: half.")] = "drop",
+    seed: Seed = 0,
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    scheduler: Scheduler = "ddim",
+    force: Force = False,
+) -> None:
+    """Make pairs of a model's own pictures, ranked by a scorer."""
+    from inpo.data.ranking import PairPolicy
+    from inpo.onpolicy import NearTies, OnPolicy, generate_pairs
+
+    config = generation(seed, samples, steps, guidance, scheduler)
+    job = OnPolicy(
+        model, prompts, scorer, limit=limit, pairs=cast(PairPolicy, pairs), margin=margin, near_ties=cast(NearTies, near_ties),
+        generation=config,
+    )  # fmt: skip
+    try:
+        print("\n".join(generate_pairs(job, out, force=force).lines()))
+    except KeyboardInterrupt:
+        advice = f"what was made is in {out.with_suffix('.work')}, and the same command goes on from there"
+        raise interrupted("interrupted", signal.SIGINT, advice) from None
