@@ -13,13 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, get_args
 
+from inpo.checking import number, one_of, whole
 from inpo.comparison import PromptChecker
 from inpo.compose import load, prompt_set, scorer
 from inpo.console import bar
-from inpo.data.importing.job import check_policy
 from inpo.data.ranking import PairPolicy, ranked_pairs
-from inpo.data.writer import Kind, PairWriter, check_free
-from inpo.errors import InputError, nearest
+from inpo.data.writer import Kind, check_free, writing_pairs
+from inpo.errors import InputError
 from inpo.generation import GenerationConfig, ImageRecord, count_faults, generate
 from inpo.types import Scorer
 
@@ -54,17 +54,12 @@ class OnPolicy:
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(samples=4))
 
     def __post_init__(self) -> None:
-        check_policy(self.pairs)
-        if self.near_ties not in get_args(NearTies):
-            raise InputError(
-                f"--near-ties {self.near_ties!r} is not known{nearest(self.near_ties, get_args(NearTies))}; it is drop or half"
-            )
-        if not 0 <= self.margin < math.inf:
-            raise InputError(f"--margin must be a number from 0 up, got {self.margin}")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit must be at least 1, got {self.limit}")
-        if self.generation.samples < 2:
-            raise InputError(f"--samples must be at least 2, or there is nothing to prefer; got {self.generation.samples}")
+        one_of("pairs", self.pairs, get_args(PairPolicy))
+        one_of("near_ties", self.near_ties, get_args(NearTies))
+        number("margin", self.margin, low=0)
+        whole("limit", self.limit, low=1, optional=True)
+        # One picture alone leaves nothing to prefer.
+        whole("samples", self.generation.samples, low=2)
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ def generate_pairs(job: OnPolicy, out: Path, *, force: bool = False) -> OnPolicy
     records = _pictures(job, wanted, folder, force=force)
     judged = _judged(judge, job.model, records, folder)
     lost = len(records) - len(judged) - sum(count_faults(records).values())
-    with PairWriter(out, COLUMNS, force=force) as writer:
+    with writing_pairs(out, COLUMNS, force=force) as writer:
         for row in _rows(job, judged, folder, tally):
             writer.write(row)
         if not writer.count:

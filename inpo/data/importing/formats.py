@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from inpo.data.importing.rankings import Columns, Faulty, Item, Place, Ranking, array, caption, number, optional, optional_text, text
 from inpo.data.pairs import Fault, short
 from inpo.data.writer import Kind
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError
 
 FormatName = Literal["hpdv2", "hpdv3", "imagereward", "likes"]
 
@@ -43,14 +43,6 @@ def detect(row: Columns, where: str) -> Format:
             return each
     known = "; ".join(f"{each.name}: {' or '.join('+'.join(sorted(fields)) for fields in each.fields)}" for each in FORMATS.values())
     raise InputError(f"{where}: the fields {', '.join(map(repr, row)) or 'none'} are those of no known format ({known})")
-
-
-def by_name(name: str) -> Format:
-    """Raises `InputError` for a name that is not known, naming the nearest."""
-    if name not in FORMATS:
-        choices = ("auto", *get_args(FormatName))
-        raise InputError(f"--format {name!r} is not known{nearest(name, choices)}; expected one of: {', '.join(choices)}")
-    return FORMATS[name]
 
 
 def hpdv2(row: Columns, place: Place) -> Ranking:

@@ -11,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
+from inpo.checking import number, one_of, whole
 from inpo.data.importing.collected import Collected
-from inpo.data.importing.formats import Format, FormatName, by_name, detect
+from inpo.data.importing.formats import FORMATS, Format, FormatName, detect
 from inpo.data.importing.pictures import PictureFolder
 from inpo.data.importing.rankings import Faulty, Item, Place, Ranking
 from inpo.data.importing.report import ImportReport, Listing, too_many
@@ -20,7 +21,7 @@ from inpo.data.importing.rows import FOLDERS, Row, read_rows
 from inpo.data.lookahead import in_order
 from inpo.data.pairs import CAPTION, IMAGES, LABELS, SAME_IMAGES, Fault, short
 from inpo.data.ranking import PairPolicy, crossed_pairs, ranked_pairs
-from inpo.data.writer import Kind, PairWriter, check_free
+from inpo.data.writer import Kind, PairWriter, check_free, writing_pairs
 from inpo.errors import InputError, nearest
 from inpo.randomness import seed_for
 
@@ -48,20 +49,10 @@ class ImportConfig:
     max_rejected_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.format != "auto":
-            by_name(self.format)
-        check_policy(self.pairs)
-        if self.per_caption < 1:
-            raise InputError(f"--per-caption must be at least 1, got {self.per_caption}")
-        if not 0 <= self.max_rejected_fraction <= 1:
-            raise InputError(f"--max-rejected-fraction must be a number from 0 to 1, got {self.max_rejected_fraction}")
-
-
-def check_policy(name: str) -> None:
-    """Raises `InputError` where it is no `PairPolicy`."""
-    choices = get_args(PairPolicy)
-    if name not in choices:
-        raise InputError(f"--pairs {name!r} is not known{nearest(name, choices)}; expected one of: {', '.join(choices)}")
+        one_of("format", self.format, ("auto", *get_args(FormatName)))
+        one_of("pairs", self.pairs, get_args(PairPolicy))
+        whole("per_caption", self.per_caption, low=1)
+        number("max_rejected_fraction", self.max_rejected_fraction, low=0, high=1)
 
 
 def import_pairs(config: ImportConfig, out: Path, *, force: bool = False, progress: Progress | None = None) -> ImportReport:
@@ -80,7 +71,7 @@ def import_pairs(config: ImportConfig, out: Path, *, force: bool = False, progre
                 progress(done)
         if listing.rejected > config.max_rejected_fraction * listing.rows:
             raise InputError(too_many(str(config.path), listing, config.max_rejected_fraction))
-        with PairWriter(out, _columns(kind), force=force) as writer:
+        with writing_pairs(out, _columns(kind), force=force) as writer:
             ties = sum(row[LABELS[0]] == 0.5 for row in _written(_pairs(collected, kind, config), folder, writer, listing))
             if not writer.count:
                 raise InputError(f"{config.path}: no pair came of {listing.rows} rows; what is wrong: {listing.summary()}")
@@ -95,7 +86,7 @@ def _open(config: ImportConfig) -> tuple[Iterator[Row], Format]:
         return read_rows(config.path), _folder_format(config)
     rows = read_rows(config.path)
     if config.format != "auto":
-        return rows, by_name(config.format)
+        return rows, FORMATS[config.format]
     passed = []
     for row in rows:
         passed.append(row)
@@ -106,7 +97,7 @@ def _open(config: ImportConfig) -> tuple[Iterator[Row], Format]:
 
 def _folder_format(config: ImportConfig) -> Format:
     if config.format in ("auto", "likes") and all((config.path / name).is_dir() for name in FOLDERS):
-        return by_name("likes")
+        return FORMATS["likes"]
     files = sorted(file.name for file in config.path.iterdir() if file.suffix.lower() in (".json", ".jsonl", ".csv", ".parquet"))
     raise InputError(
         f"{config.path} is a folder without {' and '.join(f'{name}/' for name in FOLDERS)}; name the annotation file"

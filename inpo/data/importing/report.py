@@ -14,6 +14,7 @@ from typing import Self
 from inpo.data.importing.rankings import Place, Ranking
 from inpo.data.pairs import Fault, short
 from inpo.errors import RunFault
+from inpo.files import PARTIAL
 
 _EXAMPLES = 5
 
@@ -54,7 +55,7 @@ class Listing:
     """Counts, and a JSON line a fault, kept at `path` once the `with` ends, however it ends; nothing wrong leaves no file."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self.path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
         self.rows = self.rejected = self._alone = self._same = 0
         self.reasons: Counter[str] = Counter()
         self.examples: list[str] = []

@@ -11,14 +11,14 @@ from inpo.data import writer
 from inpo.data.config import DataConfig
 from inpo.data.sources import ParquetPairs
 from inpo.data.validate import validate
-from inpo.data.writer import PairWriter
+from inpo.data.writer import writing_pairs
 from inpo.errors import InputError, RunFault
 from tests.unit.data.making import png, row
 
 
 def test_rows_come_back_with_their_extra_columns(tmp_path: Path) -> None:
     """What is written is valid, is what the source reads, and a value that a row lacks is null."""
-    with PairWriter(tmp_path / "new" / "p.parquet", {"score_0": float, "user_id": str, "seed_0": int}) as out:
+    with writing_pairs(tmp_path / "new" / "p.parquet", {"score_0": float, "user_id": str, "seed_0": int}) as out:
         for i in range(6):
             out.write(row(i, **({"score_0": i / 2, "seed_0": 2**62} if i else {})))
     path = tmp_path / "new" / "p.parquet"
@@ -38,25 +38,31 @@ def test_row_groups_are_bounded_in_rows_and_bytes(tmp_path: Path, monkeypatch: p
     sizes = len(png(0)) + len(png(1))
     for bytes_, groups in ((1 << 30, [4, 4, 2]), (2 * sizes, [2, 2, 2, 2, 2])):
         monkeypatch.setattr(writer, "GROUP_BYTES", bytes_ - 100)
-        with PairWriter(tmp_path / f"{bytes_}.parquet", {}) as out:
+        with writing_pairs(tmp_path / f"{bytes_}.parquet", {}) as out:
             for i in range(10):
                 out.write(row(i))
         footer = pq.read_metadata(tmp_path / f"{bytes_}.parquet")
         assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == groups
 
 
+def fail_half_way(path: Path) -> None:
+    with writing_pairs(path, {}, force=True) as out:
+        out.write(row(1))
+        out.flush()
+        out.write(row(1 // 0))
+
+
 def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
     """Nothing new, nothing half: the earlier file stays as it was, with or without `force`."""
     path = tmp_path / "p.parquet"
-    with PairWriter(path, {}) as out:
+    with writing_pairs(path, {}) as out:
         out.write(row(0))
     before = path.read_bytes()
-    with pytest.raises(KeyboardInterrupt), PairWriter(path, {}, force=True) as out:
-        out.write(row(1))
-        raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["p.parquet"]
-    with PairWriter(path, {}, force=True) as out:
+    with writing_pairs(path, {}, force=True) as out:
         out.write(row(1))
     assert path.read_bytes() != before
 
@@ -65,8 +71,8 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     """A file that is there, a folder, another kind of file, and a folder that cannot be made."""
     (tmp_path / "p.parquet").write_text("mine")
     for path, words in ((tmp_path / "p.parquet", "--force"), (tmp_path, "is a folder"), (tmp_path / "p.csv", "ends in .parquet")):
-        with pytest.raises(InputError, match=words):
-            PairWriter(path, {})
-    with pytest.raises(RunFault, match="cannot be written"), PairWriter(tmp_path / "p.parquet" / "q.parquet", {}):
+        with pytest.raises(InputError, match=words), writing_pairs(path, {}):
+            raise AssertionError("entered")
+    with pytest.raises(RunFault, match="cannot be written"), writing_pairs(tmp_path / "p.parquet" / "q.parquet", {}):
         raise AssertionError("entered")
     assert (tmp_path / "p.parquet").read_text() == "mine"

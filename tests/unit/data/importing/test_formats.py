@@ -155,7 +155,7 @@ def test_a_shape_can_be_named_and_a_wrong_name_is_listed_row_by_row(tmp_path: Pa
     assert run(file, tmp_path / "p.parquet", format="hpdv3").pairs == 2
     with pytest.raises(InputError, match="no pair came of 2 rows; what is wrong: 2 × rank: is missing"):
         run(file, tmp_path / "q.parquet", format="imagereward")
-    with pytest.raises(InputError, match=r"'hpdv4' is not known \(did you mean 'hpdv3'\?\)"):
+    with pytest.raises(InputError, match=r"format='hpdv4' is not known \(did you mean 'hpdv3'\?\)"):
         run(file, tmp_path / "q.parquet", format="hpdv4")
 
 
