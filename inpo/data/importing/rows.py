@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from inpo.data.importing.text import JsonList, is_list, lines, not_utf8
 from inpo.data.pairs import Fault, short
-from inpo.data.shards import column_values
+from inpo.data.parquet import column_values
 from inpo.errors import InputError
 
 FOLDERS = {"liked": True, "disliked": False}
