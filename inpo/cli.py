@@ -76,7 +76,9 @@ def train(
     from inpo.training.distributed import is_main
 
     if is_main():
-        print(f"trained {result.step} steps; the model is in {out / 'model'}")
+        stopped = f" and stopped: {result.stopped}" if result.stopped else ""
+        best = "" if result.result_step == result.step else f", with the weights of step {result.result_step}"
+        print(f"trained {result.step} steps{stopped}; the model is in {out / 'model'}{best}")
 
 
 @app.command()

@@ -144,7 +144,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     if result.signal is not None:
         raise Interrupted(result.signal, result.step)
     with reporting(run.path / "model"):
-        on_main(lambda: _finish(model, experiment, run.path))
+        on_main(lambda: _finish(model, experiment, run.path, result))
     return result
 
 
@@ -159,9 +159,9 @@ def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
     return [Progress(experiment.train.steps, start=start), *tensorboard]
 
 
-def _finish(model: Model, experiment: Experiment, run: Path) -> None:
+def _finish(model: Model, experiment: Experiment, run: Path, result: FitResult) -> None:
     save_result(model, experiment, run / "model")
-    write_training_summary(experiment, run)
+    write_training_summary(experiment, run, result)
 
 
 def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
@@ -198,23 +198,27 @@ def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: 
     return SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
 
 
-def write_training_summary(experiment: Experiment, run: Path) -> None:
+def write_training_summary(experiment: Experiment, run: Path, result: FitResult) -> None:
     """summary.json of a run that was trained and not evaluated yet."""
     from inpo.evaluation.summary import SUMMARY, write_summary
 
-    write_summary(run / SUMMARY, kind="train", baseline="base", methods={experiment.method.name: training_numbers(experiment, run)})
+    methods = {experiment.method.name: _training_numbers(experiment, run, result)}
+    write_summary(run / SUMMARY, kind="train", baseline="base", methods=methods)
 
 
-def training_numbers(experiment: Experiment, run: Path) -> MethodSummary:
+def _training_numbers(experiment: Experiment, run: Path, result: FitResult) -> MethodSummary:
     """What summary.json says about how a method was trained, from metrics.jsonl: so it holds for resumed runs too."""
     from inpo.evaluation.summary import MethodSummary
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line["step"] > 0]
     pairs = experiment.train.pairs_per_step
     seconds = sum(pairs / line["pairs_per_second"] for line in lines)
     if not lines:
-        return MethodSummary(steps=experiment.train.steps)
+        return MethodSummary(steps=result.step)
     return MethodSummary(
+        result_step=result.result_step,
+        stopped=result.stopped,
         steps=lines[-1]["step"],
         beta=getattr(experiment.method.objective, "beta", None),
         lr=experiment.optimizer.lr,

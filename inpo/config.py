@@ -22,6 +22,7 @@ from inpo.errors import InputError, nearest
 from inpo.methods import Method, method
 from inpo.models.config import ModelConfig
 from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
+from inpo.training.watch import check_watched
 
 RECIPES = Path(__file__).parent / "recipes"
 Tree = Mapping[str, object]
@@ -50,6 +51,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.data.ties == "half" and not self.method.objective.needs.ties:
             raise InputError(f"data.ties='half' means nothing to method.name={self.method.name!r}, which has no pairwise loss: use 'drop'")
+        check_watched(self.train, self.method.objective, held_out=self.data.validation_fraction > 0)
         if self.optimizer.warmup_steps > self.train.steps:
             warmup, steps = self.optimizer.warmup_steps, self.train.steps
             raise InputError(f"optimizer.warmup_steps={warmup} is more than train.steps={steps}: set it too")
@@ -199,11 +201,19 @@ def _build(cls: type[T], values: Tree, prefix: str) -> T:
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and values.get(name) is None:
             raise InputError(f"{prefix}.{name} is not set: give it in the file or as {prefix}.{name}=…")
-    _refuse_wrong_scalars(values, typing.get_type_hints(cls), prefix)
+    hints = typing.get_type_hints(cls)
+    _refuse_wrong_scalars(values, hints, prefix)
+    built = {name: _build_inner(hints[name], value, f"{prefix}.{name}") for name, value in values.items()}
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python(built)
     except ValidationError as error:
         raise InputError("; ".join(_explain(detail, prefix) for detail in error.errors())) from error
+
+
+def _build_inner(hint: object, value: object, prefix: str) -> object:
+    """Settings inside a setting are read as strictly: left to themselves, dataclasses would drop what they do not know."""
+    inner = next((member for member in _members(hint) if isinstance(member, type) and dataclasses.is_dataclass(member)), None)
+    return _build(inner, value, prefix) if inner is not None and isinstance(value, dict) else value
 
 
 def _refuse_wrong_scalars(values: Tree, hints: Mapping[str, object], prefix: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from inpo import world
 from inpo.comparison import Contestant, generate_for, judge
-from inpo.compose import Resume, prompt_set, scorer, train, training_numbers
+from inpo.compose import Resume, prompt_set, scorer, train
 from inpo.config import load_experiment
 from inpo.console import say
 from inpo.errors import InputError
@@ -48,7 +48,7 @@ def run_demo(out: Path, *, force: bool = False, null: bool = False, size: DemoSi
 
     `null` adds the control on shuffled labels. Raises `Interrupted`, and `InputError` where `out` holds something else, unless `force`.
     """
-    from inpo.evaluation.summary import SUMMARY, write_summary
+    from inpo.evaluation.summary import SUMMARY, read_summary, write_summary
     from inpo.report import build_report
 
     size = size or DemoSize()
@@ -58,7 +58,7 @@ def run_demo(out: Path, *, force: bool = False, null: bool = False, size: DemoSi
         experiment = load_experiment(RECIPES.get(name, RECIPES["inpo"]), (*overrides, *size.overrides))
         say(f"training {experiment.method.title} ({name})")
         train(experiment, out / name, Resume(force=force))
-        trained[name] = training_numbers(experiment, out / name)
+        trained[name] = read_summary(out / name / SUMMARY).methods[experiment.method.name]
     methods = _judged(out, trained, size)
     summary = write_summary(out / SUMMARY, kind="demo", baseline=BASE.name, methods=methods)
     build_report(out)

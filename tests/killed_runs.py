@@ -54,8 +54,8 @@ def wait_inside_a_save(place: str, pipe: int) -> None:
     if place == PLACES[0]:
         write = Snapshot.write
 
-        def half(self: Snapshot, folder: Path, step: int, config: Mapping[str, object]) -> None:
-            write(self, folder, step, config)
+        def half(self: Snapshot, folder: Path, step: int, config: Mapping[str, object], watch: Mapping[str, object]) -> None:
+            write(self, folder, step, config, watch)
             os.truncate(folder / "optimizer.safetensors", 1000)
             wait()
 

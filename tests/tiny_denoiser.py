@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inpo.errors import InputError
 from inpo.randomness import torch_rng
 from inpo.schedule import Prediction, VPSchedule, vp_from_config
-from inpo.training.subject import Subject, plain_subject
-from inpo.types import Condition, PairBatch
+from inpo.training.subject import Subject
+from inpo.types import Condition, Denoiser, PairBatch
 
+POLICY_FILE = "policy.safetensors"
 LATENT = (4, 4, 4)
 TEXT = 6
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -73,6 +77,21 @@ class MemoryLoader:
         """The held-out pairs, five at a time."""
         rows = range(self.size, self.size + self.held_out)
         return [self.pairs(rows[i : i + 5]) for i in range(0, len(rows), 5)]
+
+
+def plain_subject(policy: nn.Module, reference: Denoiser | None) -> Subject:
+    """A subject whose policy is saved as one safetensors file of its state."""
+
+    def save(folder: Path) -> None:
+        save_file({name: value.contiguous() for name, value in policy.state_dict().items()}, folder / POLICY_FILE)
+
+    def load(folder: Path) -> None:
+        path = folder / POLICY_FILE
+        if not path.is_file():
+            raise InputError(f"{path}: missing")
+        policy.load_state_dict(load_file(path))
+
+    return Subject(policy, reference, save, load)
 
 
 def tiny_subject(seed: int = 0, dtype: torch.dtype = torch.float32) -> Subject:

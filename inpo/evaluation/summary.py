@@ -66,7 +66,10 @@ class FailureCounts:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method against the baseline. The first block describes its training, the second its evaluation by `scorer`."""
+    """One method against the baseline. The first block describes its training, the second its evaluation by `scorer`.
+
+    `steps` were trained, or until `stopped` says why; the model's weights are those of step `result_step`.
+    """
 
     steps: int | None = None
     beta: float | None = None
@@ -75,6 +78,8 @@ class MethodSummary:
     pairs_per_second: float | None = None
     unet_forwards_per_pair: float | None = None
     seconds: float | None = None
+    result_step: int | None = None
+    stopped: str | None = None
 
     scorer: str | None = None
     win_rate: float | None = None

@@ -135,9 +135,9 @@ def steps_in(checkpoints: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in named))
 
 
-def rotate(checkpoints: Path, keep: int) -> None:
-    """Deletes all but the newest `keep`. What cannot be deleted is warned about, and the run goes on."""
-    _delete([path for _, path in list(steps_in(checkpoints).items())[:-keep]], checkpoints)
+def rotate(checkpoints: Path, keep: int, protected: int | None = None) -> None:
+    """Deletes all but the newest `keep` and the step `protected`. What cannot be deleted is warned about, and the run goes on."""
+    _delete([path for step, path in list(steps_in(checkpoints).items())[:-keep] if step != protected], checkpoints)
 
 
 def discard_after(checkpoints: Path, step: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,24 @@ from types import TracebackType
 from inpo.errors import InputError, RunFault
 from inpo.methods import Method
 from inpo.training import checkpoint
+from inpo.training.checkpoint import steps_in
 from inpo.training.disk import reporting
 from inpo.training.distributed import on_main
 from inpo.training.metrics import MetricsFile, Sink, cut_metrics
 from inpo.training.run import RunFolder
 from inpo.training.settings import Settings
+from inpo.training.snapshot import read_state
 from inpo.training.stop import StepDropped, Stop
 from inpo.training.subject import Subject
 from inpo.training.trainer import Outcome, Trainer
+from inpo.training.watch import Watch, check_watched
 from inpo.types import PairLoader
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What else happens while training, on the main process. `sample(step)`: pictures at fixed seeds, every `sample_every_steps`,
-    with the weights that would be the result if the run ended there. `sinks`: get every line of metrics.jsonl."""
+    """What else happens while training, on the main process. `sample(step)`: pictures at fixed seeds, every `sample_every_steps`, at
+    step 0 and at the end, with the weights that would be the result if the run ended there. `sinks`: get every line of metrics.jsonl."""
 
     sample: Callable[[int], None] | None = None
     sinks: Sequence[Sink] = ()
@@ -36,15 +39,22 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class FitResult:
-    """`step`: how many optimiser steps are complete and saved. `signal`: what interrupted the run, None if it finished."""
+    """`step`: how many optimiser steps are complete and saved. `signal`: what interrupted the run, None if it finished.
+
+    `result_step`: whose weights the policy holds now. `stopped`: why the run ended before its last step, if it did.
+    """
 
     step: int
     signal: int | None
     seconds: float
+    result_step: int
+    stopped: str | None = None
 
 
 def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Settings, run: RunFolder, callbacks: Callbacks) -> FitResult:
-    """Trains to `settings.train.steps`, from `run.resume_from` if it is set. At the end the policy holds the result's weights.
+    """Trains to `settings.train.steps`, from `run.resume_from` if it is set, or until patience ends (`train.early_stop`).
+
+    At the end the policy holds the result's weights: the last step's or the best one's (`train.result`), or their average.
 
     A resumed run equals the uninterrupted one bit for bit on the CPU, with the same software, machine and number of processes. On
     a GPU it draws the same pairs, times and noise, but nothing here forces kernels to add in a fixed order.
@@ -61,13 +71,16 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
         trainer = Trainer(subject, loader, method=method, settings=settings, stop=stop)
         with _Loop(trainer, run, callbacks) as loop:
             step, signal = loop.run()
-    return FitResult(step, signal or None, time.monotonic() - began)
+            result_step = step if signal else loop.settle(step)
+    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop)
 
 
 class _Loop:
     def __init__(self, trainer: Trainer, run: RunFolder, callbacks: Callbacks) -> None:
         self.trainer, self.folder, self.callbacks = trainer, run, callbacks
         self.config = trainer.settings.train
+        self.watch = Watch(self.config)
+        check_watched(self.config, trainer.method.objective, held_out=trainer.validation.count > 0)
         self.is_main = trainer.accelerator.is_main_process
         self.start = 0
         self.saved: int | None = None
@@ -75,8 +88,8 @@ class _Loop:
 
     def run(self) -> tuple[int, int]:
         self.start = self._restore()
-        step, signal = self.start, 0
-        while step < self.config.steps and not signal:
+        step, signal = self.start, self._begin() if self.start == 0 else 0
+        while not self._ended(step) and not signal:
             outcome = self._attempt(step)
             if outcome is None:
                 signal = self.trainer.stop.signal
@@ -85,11 +98,37 @@ class _Loop:
             self._complete(step, outcome)
         if self.saved != step:
             self._save(step)
-        if step == self.config.steps and self.trainer.average:
-            self.trainer.average.copy_to_weights()
         # One that came after the last step's collective: several processes could not agree on it any more.
         late = self.trainer.stop.signal if self.trainer.accelerator.num_processes == 1 else 0
         return step, signal or late
+
+    def _ended(self, step: int) -> bool:
+        return step >= self.config.steps or self.watch.reason_to_stop is not None
+
+    def settle(self, step: int) -> int:
+        """Puts the result's weights into the policy, for good. Returns the step that they are of."""
+        best = self.watch.best_step if self.config.result == "best" else None
+        if best is not None and best != step:
+            folder = self.folder.checkpoints / checkpoint.folder_name(best)
+            on_main(lambda: checkpoint.verify(folder))
+            self.trainer.snapshot.read_weights(folder)
+        if self.trainer.average:
+            self.trainer.average.copy_to_weights()
+        return step if best is None else best
+
+    def _begin(self) -> int:
+        """What there is to compare with: held-out numbers and pictures of the model before its first step. 0, or a signal."""
+        try:
+            # There is nothing to lose yet, so an interruption need not wait for either.
+            with self.trainer.droppable():
+                held_out = self.trainer.validation()
+                if held_out is not None:
+                    self._tell({"step": 0, "validation": held_out})
+                with reporting(self.folder.path / "samples"):
+                    self._show(0)
+        except StepDropped:
+            return self.trainer.stop.signal
+        return 0
 
     def _attempt(self, step: int) -> Outcome | None:
         """None if an interruption dropped the step. What fails with these has not touched the weights."""
@@ -104,7 +143,7 @@ class _Loop:
     def _complete(self, step: int, outcome: Outcome) -> None:
         with self._rescuing(step, Exception):
             self._report(step, outcome)
-        if _due(step, self.config.save_every_steps):
+        if _due(step, self.config.save_every_steps) or self.watch.best_step == step:
             self._save(step)
         # After the save: pictures are the most that a disk, or a GPU's memory, is asked for.
         with self._rescuing(step, Exception), reporting(self.folder.path / "samples"):
@@ -132,6 +171,7 @@ class _Loop:
             step = manifest.step
             # A checkpoint of another folder is a beginning here, and is copied by the next save.
             self.saved = step if folder.resolve().parent == self.folder.checkpoints.resolve() else None
+            self.watch.restore(read_state(folder).get("watch"), steps_in(self.folder.checkpoints))
         with reporting(self.folder.path):
             on_main(lambda: self._go_back_to(step))
             self.metrics = MetricsFile(self.folder.metrics) if self.is_main else None
@@ -140,8 +180,8 @@ class _Loop:
     def _go_back_to(self, step: int) -> None:
         checkpoint.discard_after(self.folder.checkpoints, step)
         cut_metrics(self.folder.metrics, step)
-        every, keep = self.config.save_every_steps or self.config.steps, self.config.keep
-        saves = -(-(self.config.steps - step) // every)
+        every, best = self.config.save_every_steps or self.config.steps, self.config.keep_best is not None
+        saves, keep = -(-(self.config.steps - step) // every) + best, self.config.keep + best
         # One more than is kept: the oldest goes only after the new one is complete.
         count = min(saves, max(1, keep + 1 - len(checkpoint.steps_in(self.folder.checkpoints))))
         size, reclaimed = self.trainer.snapshot.expected_bytes(), self.folder.replacement.bytes
@@ -149,17 +189,29 @@ class _Loop:
 
     def _report(self, step: int, outcome: Outcome) -> None:
         line = outcome.line
-        if _due(step, self.config.sample_every_steps) or _due(step, self.config.save_every_steps) or step == self.config.steps:
+        if self._looks(step):
             with self.trainer.as_result():
                 held_out = self.trainer.validation()
-            line = line if held_out is None else line | {"validation": held_out}
+            if held_out is not None:
+                line = line | {"validation": held_out}
+                self.watch.update(step, held_out)
+        reason = self.watch.reason_to_stop
+        self._tell(line if reason is None else line | {"stopped": reason})
+
+    def _looks(self, step: int) -> bool:
+        every = self.config.validate_every_steps
+        rhythm = (every,) if every else (self.config.save_every_steps, self.config.sample_every_steps)
+        return step == self.config.steps or any(_due(step, each) for each in rhythm)
+
+    def _tell(self, line: Mapping[str, object]) -> None:
         if self.metrics:
             with reporting(self.folder.path):
                 for sink in (self.metrics, *self.callbacks.sinks):
                     sink.write(line)
 
     def _show(self, step: int) -> None:
-        if _due(step, self.config.sample_every_steps) and self.callbacks.sample and self.is_main:
+        every = self.config.sample_every_steps
+        if every and (_due(step, every) or self._ended(step)) and self.callbacks.sample and self.is_main:
             with self.trainer.as_result():
                 self.callbacks.sample(step)
 
@@ -176,11 +228,11 @@ class _Loop:
                 self.metrics.sync()
 
         def write(folder: Path) -> None:
-            self.trainer.snapshot.write(folder, step, self.folder.config)
+            self.trainer.snapshot.write(folder, step, self.folder.config, self.watch.state())
 
         run = self.folder
         checkpoint.save(run.checkpoints, step, write=write, config_sha256=run.config_sha256, data_sha256=run.data_sha256)
-        checkpoint.rotate(run.checkpoints, self.config.keep)
+        checkpoint.rotate(run.checkpoints, self.config.keep, self.watch.best_step)
 
     def __enter__(self) -> _Loop:
         return self

@@ -55,7 +55,7 @@ class MetricsFile:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and a last line that a killed process left half written."""
+    """Drops the lines after `step`, and a last line that a killed process left half written. At step 0 all go: a run begins there."""
     if not path.is_file():
         return
     kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_up_to(line, step)]
@@ -67,7 +67,7 @@ def cut_metrics(path: Path, step: int) -> None:
 
 def _is_up_to(line: str, step: int) -> bool:
     try:
-        return int(json.loads(line)["step"]) <= step
+        return step > 0 and int(json.loads(line)["step"]) <= step
     except (ValueError, TypeError, KeyError):
         return False
 
@@ -102,12 +102,16 @@ class TensorBoard:
 
 
 class Progress:
-    """A bar with the time left on a terminal; elsewhere a line every half minute, and one at the end."""
+    """A bar with the time left on a terminal; elsewhere a line every half minute, and one at the end.
+
+    The first step of a process also pays for what is set up once, so it says nothing about how long the others will take.
+    """
 
     def __init__(self, steps: int, *, start: int = 0, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._steps, self._start, self._clock = steps, start, clock
         self._stream = stream or sys.stderr
-        self._began = self._last = clock()
+        self._last = clock()
+        self._timed: tuple[int, float] | None = None
         self._terminal = self._stream.isatty()
         self._bar: Callable[[int, str], None] | None = None
 
@@ -136,10 +140,17 @@ class Progress:
             self._bar(step, text)
             return
         now = self._clock()
-        if now - self._last >= QUIET_SECONDS or step == self._steps:
-            left = (now - self._began) / max(1, step - self._start) * (self._steps - step)
-            print(f"step {step}/{self._steps}  {text}  about {left / 60:.1f} min left", file=self._stream, flush=True)
+        if now - self._last >= QUIET_SECONDS or step == self._steps or "stopped" in line:
+            print(f"step {step}/{self._steps}  {text}{self._left(step, now)}", file=self._stream, flush=True)
             self._last = now
+        if self._timed is None and step > self._start:
+            self._timed = step, now
+
+    def _left(self, step: int, now: float) -> str:
+        if self._timed is None:
+            return ""
+        first, since = self._timed
+        return f"  about {(now - since) / (step - first) * (self._steps - step) / 60:.1f} min left"
 
     def close(self) -> None:
         """Leaves the terminal as it was."""

@@ -24,6 +24,8 @@ _OPTIMIZER, _AVERAGE = "optimizer/", "average/"
 
 FREE_KEYS = frozenset({
     "train.save_every_steps", "train.keep", "train.sample_every_steps", "train.micro_batch_pairs", "train.inversion_batch_pairs",
+    "train.validate_every_steps", "train.keep_best", "train.result", "train.early_stop", "train.early_stop.metric",
+    "train.early_stop.patience", "train.early_stop.min_delta",
     "report_to", "output.format", "model.gradient_checkpointing", "data.path", "data.root", "data.verify", "data.max_rejected_fraction",
 })  # fmt: skip
 """What may change when a run is resumed: it moves no number beyond rounding. Where pairs lie is free because what they are is not."""
@@ -81,8 +83,8 @@ class Snapshot:
         tensors = (*self.weights.values(), *averages, *optimizer_tensors(self.optimizer, self.weights).values())
         return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
-    def write(self, folder: Path, step: int, config: Mapping[str, object]) -> None:
-        """Fills a folder: policy/, optimizer.safetensors, state.json."""
+    def write(self, folder: Path, step: int, config: Mapping[str, object], watch: Mapping[str, object]) -> None:
+        """Fills a folder: policy/, optimizer.safetensors, state.json. `watch`: what the held-out pairs have said so far."""
         (folder / POLICY).mkdir()
         self.subject.save_policy(folder / POLICY)
         tensors = {_OPTIMIZER + name: value for name, value in optimizer_tensors(self.optimizer, self.weights).items()}
@@ -90,18 +92,22 @@ class Snapshot:
             tensors |= {_AVERAGE + name: value for name, value in self.average.tensors.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
         state = {
-            "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "config": config,
+            "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "watch": watch,
+            "config": config,
         }  # fmt: skip
         (folder / STATE).write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
 
     def read(self, folder: Path) -> None:
         """Puts a checkpoint's weights, optimiser and average in place. Raises `InputError` naming what is missing or not this run's."""
         self._check_same_reference(folder)
+        self.read_weights(folder)
+        load_optimizer_tensors(self.optimizer, self.weights, _below(_tensors(folder / OPTIMIZER), _OPTIMIZER))
+
+    def read_weights(self, folder: Path) -> None:
+        """The policy and the average alone: all that a result is made of."""
         self.subject.load_policy(folder / POLICY)
-        tensors = _tensors(folder / OPTIMIZER)
-        load_optimizer_tensors(self.optimizer, self.weights, _below(tensors, _OPTIMIZER))
         if self.average:
-            self.average.load(_below(tensors, _AVERAGE))
+            self.average.load(_below(_tensors(folder / OPTIMIZER), _AVERAGE))
 
     def _check_same_reference(self, folder: Path) -> None:
         theirs = read_state(folder).get("reference_sha256")

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from inpo.errors import InputError
 from inpo.types import Denoiser
-
-POLICY_FILE = "policy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,18 +47,3 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def plain_subject(policy: nn.Module, reference: Denoiser | None) -> Subject:
-    """A subject whose policy is saved as one safetensors file of its state."""
-
-    def save(folder: Path) -> None:
-        save_file({name: value.contiguous() for name, value in policy.state_dict().items()}, folder / POLICY_FILE)
-
-    def load(folder: Path) -> None:
-        path = folder / POLICY_FILE
-        if not path.is_file():
-            raise InputError(f"{path}: missing")
-        policy.load_state_dict(load_file(path))
-
-    return Subject(policy, reference, save, load)

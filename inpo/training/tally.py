@@ -77,6 +77,16 @@ def _bad(values: Tensor) -> Tensor:
     return ~values.detach().isfinite().flatten(1).all(1) if values.dim() > 1 else ~values.detach().isfinite()
 
 
+def bucket_sums(values: Tensor, buckets: Tensor) -> Tensor:
+    """Sums over the pairs of each bucket, fp64 `[BUCKETS, COLUMNS]`; a column that is absent (NaN) is so everywhere.
+
+    `values`: `[n, COLUMNS]`; `buckets`: `[n]` in 1…BUCKETS.
+    """
+    member = torch.nn.functional.one_hot(buckets - 1, BUCKETS).double()
+    # A product and not a scattered addition: on a GPU the latter has no fixed order.
+    return torch.stack([(member * column[:, None]).sum(0) for column in values.T], dim=1)
+
+
 @dataclass(frozen=True)
 class Local:
     """One process's share of a step: its rows, their times and ids, and what the process itself has to say."""
@@ -106,9 +116,7 @@ class Summary:
 
 def gather(local: Local, device: torch.device) -> Summary:
     """The one metrics collective of an optimiser step."""
-    member = torch.nn.functional.one_hot(local.buckets - 1, BUCKETS).double()
-    # A product and not a scattered addition: on a GPU the latter has no fixed order.
-    sums = torch.stack([(member * column[:, None]).sum(0) for column in local.rows.values.T], dim=1)
+    sums = bucket_sums(local.rows.values, local.buckets)
     margins = local.rows.values[:, COLUMNS.index("margin")].abs()
     own = [local.rows.bad.any(1).sum().item(), local.grad_norm, margins.max().item(), local.forwards, local.signal, local.peak_memory_bytes]
     everybody = gather_rows(torch.cat([sums.flatten(), torch.tensor(own, dtype=torch.float64)]), device)

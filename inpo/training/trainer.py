@@ -85,7 +85,7 @@ class Trainer:
         """Optimiser step `step`, from 0. Raises `StepDropped` or `RunFault` with weights and optimiser as they were."""
         began, images = time.perf_counter(), self.counter.images
         try:
-            with self.stop.droppable():
+            with self.droppable():
                 self.stop.check()
                 gradient = self.gradient(step)
             local = self._local(gradient, self.counter.images - images)
@@ -96,6 +96,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
         return Outcome(self._line(step, gradient, summary, rate=rate, seconds=seconds), summary.signal)
+
+    def droppable(self) -> AbstractContextManager[None]:
+        """Inside, an interruption ends at once what is under way. Several processes can only end together, at a step's collective."""
+        return self.stop.droppable() if self.accelerator.num_processes == 1 else nullcontext()
 
     def _local(self, gradient: Gradient, images: int) -> tally.Local:
         clip = self.settings.optimizer.clip

@@ -1,8 +1,9 @@
-"""Held-out implicit accuracy: the same pairs, times and noise every time, so that the curve moves only because the policy does."""
+"""The held-out pairs: the same pairs, times and noise every time and in every run, so that a curve moves only because the policy does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,26 @@ from inpo.training.distributed import gather_rows
 from inpo.training.gradient import Networks, Parallel, micro_batches
 from inpo.training.settings import TrainConfig
 from inpo.training.step import preference_step
+from inpo.training.tally import BUCKETS, COLUMNS, PairRows, bucket_sums, means, measure
 from inpo.types import PairBatch
+
+Row = dict[str, float | int | None]
+Z95 = 1.959963984540054
+
+
+def wilson(rate: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` (Wilson, JASA 22, 1927): never outside [0, 1], and honest at its ends."""
+    z2 = Z95**2 / count
+    centre, half = rate + z2 / 2, math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
+    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Calling it evaluates the policy on the held-out batches, shared out over the processes. All of them must call it."""
+    """Calling it evaluates the policy on the held-out batches, shared out over the processes. All of them must call it.
+
+    Times are stratified over the path and, like the noise, a function of the pair's place alone: not of the run's seed or its method.
+    """
 
     networks: Networks
     batches: Sequence[PairBatch]
@@ -27,33 +42,56 @@ class Validation:
     config: TrainConfig
     parallel: Parallel
 
+    @property
+    def count(self) -> int:
+        """How many pairs are held out and looked at."""
+        return sum(len(batch) for batch in self.batches)
+
     @torch.no_grad()
-    def __call__(self) -> dict[str, float | int | None] | None:
-        """{implicit_accuracy, margin, n}; None where nothing is held out, and null numbers for an objective without a margin."""
-        count = sum(len(batch) for batch in self.batches)
-        if count == 0:
+    def __call__(self) -> dict[str, object] | None:
+        """The entry `validation` of metrics.jsonl; None where nothing is held out.
+
+        {n, the means of a training line, implicit_accuracy_low and _high, win_drift and lose_drift (the policy's error minus the
+        reference's), by_bucket: {k: {pairs, …}}}. What the objective does not have, or what is not finite, is None.
+        """
+        if self.count == 0:
             return None
-        seed = seed_for(self.config.seed, "validation")
-        times = self.networks.policy.schedule.draw(stratified_uniform(count, torch_rng(seed, "t")))
-        total = torch.zeros(3, dtype=torch.float64)
+        seed, schedule = seed_for("validation"), self.networks.policy.schedule
+        times = schedule.draw(stratified_uniform(self.count, torch_rng(seed, "t")))
+        buckets = schedule.bucket(times, BUCKETS).cpu()
+        sums = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64)
         start = 0
         for index, batch in enumerate(self.batches):
             places = range(start, start + len(batch))
             start += len(batch)
             if index % self.parallel.num_processes == self.parallel.process_index:
-                total += self._sums(batch.to(self.parallel.device), times[places.start : places.stop], PairNoise(seed, 0, tuple(places)))
-        right, margin, n = gather_rows(total, self.parallel.device).sum(0).tolist()
-        return {"implicit_accuracy": right / n if n else None, "margin": margin / n if n else None, "n": count}
+                own = slice(places.start, places.stop)
+                rows = self._rows(batch.to(self.parallel.device), times[own], PairNoise(seed, 0, tuple(places)))
+                sums += bucket_sums(rows.values, buckets[own])
+        sums = gather_rows(sums.flatten(), self.parallel.device).sum(0).view_as(sums)
+        counts = torch.bincount(buckets - 1, minlength=BUCKETS).tolist()
+        by_bucket = {str(k): {"pairs": n, **_row(sums[k - 1], n)} for k, n in enumerate(counts, start=1) if n}
+        return {"n": self.count, **_row(sums.sum(0), self.count), "by_bucket": by_bucket}
 
-    def _sums(self, batch: PairBatch, times: Tensor, noise: PairNoise) -> Tensor:
+    def _rows(self, batch: PairBatch, times: Tensor, noise: PairNoise) -> PairRows:
         objective, size = self.method.objective, self.config.inversion_batch_pairs
         inverter = self.networks.inverter(self.method)
         noised = self.method.noising(inverter, batch, times, noise, lose=objective.needs.lose, batch_pairs=size)
-        total = torch.zeros(3, dtype=torch.float64)
+        rows = []
         for cut, _ in micro_batches(len(batch), size):
             result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method)
-            u = objective.margin(result.win, result.lose)
-            if u is not None:
-                u = u.cpu().double()
-                total += torch.stack([((u > 0) + 0.5 * (u == 0)).sum(), u.sum(), torch.tensor(float(len(u)), dtype=torch.float64)])
-        return total
+            rows.append(measure(batch[range(cut.start, cut.stop)], noised[cut], result, objective))
+        return PairRows.cat(rows)
+
+
+def _row(sums: Tensor, count: int) -> Row:
+    row: Row = {name: value if value is not None and math.isfinite(value) else None for name, value in means(sums, count).items()}
+    accuracy = row["implicit_accuracy"]
+    low, high = (None, None) if accuracy is None else wilson(accuracy, count)
+    drifts = {f"{side}_drift": _difference(row, f"{side}_error", f"ref_{side}_error") for side in ("win", "lose")}
+    return {**row, "implicit_accuracy_low": low, "implicit_accuracy_high": high, **drifts}
+
+
+def _difference(row: Mapping[str, float | int | None], a: str, b: str) -> float | None:
+    first, second = row[a], row[b]
+    return None if first is None or second is None else first - second

@@ -136,20 +136,22 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
         train(tmp_path, loader=Failing(act=spoil, at=40), subject=subject)
     assert saved(tmp_path) == ["step-000002", "step-000004"]
     last = tiny_subject()
-    callbacks = Callbacks(sample=lambda step: last.policy.out.bias.data.fill_(float("inf")))
+    callbacks = Callbacks(sample=lambda step: step and last.policy.out.bias.data.fill_(float("inf")))
     with pytest.raises(RunFault, match="step 1: the weights or"):
         train(tmp_path / "due", settings(steps=1, sample_every_steps=1), subject=last, callbacks=callbacks)
     assert saved(tmp_path / "due") == []
 
 
 def fill(step: int) -> None:
-    """Raises what the system says of a disk without room."""
-    raise full()
+    """Raises what the system says of a disk without room, once there is a step to lose."""
+    if step:
+        raise full()
 
 
 def damage(step: int) -> None:
     """As safetensors says it."""
-    raise SafetensorError("I/O error: No space left on device (os error 28)")
+    if step:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.parametrize("sample", [fill, damage])
@@ -162,11 +164,23 @@ def test_pictures_that_do_not_fit_lose_no_step(tmp_path: Path, sample: Callable[
         assert saved(out) == ["step-000003"]
 
 
+def test_pictures_that_do_not_fit_before_the_first_step_stop_the_run_there(tmp_path: Path) -> None:
+    """The first set is made of the untrained model: a disk or a GPU that is too small for it is found before anything is trained."""
+
+    def sample(step: int) -> None:
+        raise full()
+
+    with pytest.raises(RunFault, match="samples: the disk is full"):
+        train(tmp_path, settings(sample_every_steps=3), callbacks=Callbacks(sample=sample))
+    assert saved(tmp_path) == []
+
+
 def test_any_other_failure_of_pictures_saves_the_step(tmp_path: Path) -> None:
     """Memory, for one: the weights are those of a complete step."""
 
     def exhausted(step: int) -> None:
-        raise MemoryError("no memory")
+        if step:
+            raise MemoryError("no memory")
 
     with pytest.raises(MemoryError):
         train(tmp_path, settings(save_every_steps=None, sample_every_steps=3), callbacks=Callbacks(sample=exhausted))
@@ -177,8 +191,8 @@ def test_a_real_refusal_names_its_file(tmp_path: Path) -> None:
     """Where the system says which one."""
 
     def sample(step: int) -> None:
-        with file_size_limit(10):
-            (tmp_path / "samples").mkdir()
+        with file_size_limit(10 if step else 1000):
+            (tmp_path / "samples").mkdir(exist_ok=True)
             (tmp_path / "samples" / "a.png").write_bytes(bytes(100))
 
     with pytest.raises(RunFault, match=r"the disk is full .*File too large"):

@@ -57,6 +57,23 @@ def test_interrupted_in_its_first_step_a_run_can_still_be_resumed(tmp_path: Path
     assert train(tmp_path, loader=MemoryLoader(), resume="latest").step == 6
 
 
+def test_before_the_first_step_an_interruption_waits_for_nothing(tmp_path: Path) -> None:
+    """The held-out pairs and the base's pictures may take minutes, and nothing is lost with them; the resumed run makes them again."""
+    subject, seen = tiny_subject(), []
+
+    def hook(module: object, inputs: object, output: object) -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    subject.policy.register_forward_hook(hook)
+    result = train(tmp_path / "cut", loader=MemoryLoader(held_out=12), subject=subject)
+    assert (result.step, result.signal, len(seen)) == (0, signal.SIGINT, 2)
+    assert train(tmp_path / "cut", loader=MemoryLoader(held_out=12), resume="latest").step == 6
+    train(tmp_path / "whole", loader=MemoryLoader(held_out=12))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
 def interrupted_by(out: Path, where: Callable[[Path], None], **callbacks: Callable[[int], None]) -> FitResult:
     """A run whose policy is saved by `where`, after the real saving."""
     subject = tiny_subject()
@@ -83,14 +100,15 @@ def test_a_signal_inside_a_save_lets_it_finish(tmp_path: Path) -> None:
 
 def test_a_signal_while_pictures_are_made_saves_the_step_before(tmp_path: Path) -> None:
     """The step was complete, so it counts."""
-    result = interrupted_by(tmp_path, lambda folder: None, sample=lambda step: os.kill(os.getpid(), signal.SIGINT))
+    result = interrupted_by(tmp_path, lambda folder: None, sample=lambda step: step and os.kill(os.getpid(), signal.SIGINT))
     assert (result.step, result.signal) == (3, signal.SIGINT)
     assert checkpoints(tmp_path) == ["step-000002", "step-000003"]
 
 
 def test_a_signal_at_the_very_end_is_still_told(tmp_path: Path) -> None:
     """Everything is trained and saved, but whoever sent it wants the program to end."""
-    result = train(tmp_path, settings(steps=3, sample_every_steps=3), callbacks=Callbacks(sample=lambda step: os.kill(os.getpid(), 15)))
+    callbacks = Callbacks(sample=lambda step: step and os.kill(os.getpid(), signal.SIGTERM))
+    result = train(tmp_path, settings(steps=3, sample_every_steps=3), callbacks=callbacks)
     assert (result.step, result.signal) == (3, signal.SIGTERM)
     assert checkpoints(tmp_path)[-1] == "step-000003"
 

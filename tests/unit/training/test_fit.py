@@ -17,9 +17,8 @@ from torch import Tensor
 from inpo.errors import InputError
 from inpo.training import OptimizerConfig, Settings
 from inpo.training.fit import Callbacks
-from inpo.training.subject import plain_subject
 from inpo.types import Condition
-from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, tiny_subject
+from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, plain_subject, tiny_subject
 from tests.training_runs import OPTIMIZER, final_bytes, metrics, settings, train, trainer
 
 LONG = {"steps": 9, "save_every_steps": 3}
@@ -136,14 +135,15 @@ def test_a_run_leaves_checkpoints_lines_and_the_average(tmp_path: Path) -> None:
     assert result.step == 5
     assert checkpoints(tmp_path) == ["step-000004", "step-000005"]
     lines = metrics(tmp_path)
-    assert [line["step"] for line in lines] == recorder.steps == [1, 2, 3, 4, 5]
-    assert [line["step"] for line in lines if "validation" in line] == [2, 4, 5]
+    assert [line["step"] for line in lines] == recorder.steps == [0, 1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines if "validation" in line] == [0, 2, 4, 5]
     assert recorder.closed
     saved = tmp_path / "checkpoints"
     assert torch.equal(subject.policy.out.bias, load_file(saved / "step-000005" / "optimizer.safetensors")["average/out.bias"])
-    assert torch.equal(shown[0][1], load_file(saved / "step-000004" / "optimizer.safetensors")["average/out.bias"])
-    assert not torch.equal(shown[0][1], load_file(saved / "step-000004" / "policy" / "policy.safetensors")["out.bias"])
-    assert [step for step, _ in shown] == [4]
+    assert torch.equal(shown[0][1], tiny_subject().policy.out.bias)
+    assert torch.equal(shown[1][1], load_file(saved / "step-000004" / "optimizer.safetensors")["average/out.bias"])
+    assert not torch.equal(shown[1][1], load_file(saved / "step-000004" / "policy" / "policy.safetensors")["out.bias"])
+    assert [step for step, _ in shown] == [0, 4, 5]
 
 
 def test_without_saving_every_so_often_the_last_state_is_saved(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_resuming_a_finished_run_does_nothing(tmp_path: Path) -> None:
     before = final_bytes(tmp_path, 2)
     assert train(tmp_path, settings(steps=2), resume="latest").step == 2
     assert final_bytes(tmp_path, 2) == before
-    assert len(metrics(tmp_path)) == 2
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2]
 
 
 def test_going_back_to_an_earlier_checkpoint_drops_what_came_after(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_going_back_to_an_earlier_checkpoint_drops_what_came_after(tmp_path: Pat
     assert checkpoints(tmp_path / "b") == ["step-000004"]
     train(tmp_path / "a", settings(steps=3, keep=3), resume=str(folder))
     assert checkpoints(tmp_path / "a") == ["step-000002", "step-000003"]
-    assert [line["step"] for line in metrics(tmp_path / "a")] == [1, 2, 3]
+    assert [line["step"] for line in metrics(tmp_path / "a")] == [0, 1, 2, 3]
 
 
 def test_a_smaller_micro_batch_may_continue_and_another_seed_may_not(tmp_path: Path) -> None:

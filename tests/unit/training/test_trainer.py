@@ -250,39 +250,6 @@ def test_clipping_bounds_the_step_and_not_the_report() -> None:
     assert math.isclose(unclipped, norm, rel_tol=1e-6)
 
 
-def test_validation_is_the_same_every_time_and_of_the_current_weights() -> None:
-    """Fixed pairs, times and noise: only the policy moves it. Pairs are held out, so they are never fetched."""
-    made = trainer(MemoryLoader(held_out=7), subject=moved_subject())
-    first = made.validation()
-    assert first == made.validation()
-    assert first["n"] == 7
-    assert 0 <= first["implicit_accuracy"] <= 1
-    made.step_once(1)
-    assert made.validation()["margin"] != first["margin"]
-
-
-class OneBatch(MemoryLoader):
-    """The held-out pairs, all at once."""
-
-    def validation(self) -> Sequence[PairBatch]:
-        """One batch."""
-        return [self.pairs(range(self.size, self.size + self.held_out))]
-
-
-def test_held_out_numbers_do_not_depend_on_the_batches() -> None:
-    """Batches of 5 and 2, or one of 7: each pair keeps its own time and noise."""
-    loaders = (MemoryLoader(held_out=7), OneBatch(held_out=7))
-    cut, whole = (trainer(loader, subject=moved_subject(), name="diffusion-dpo").validation() for loader in loaders)
-    assert cut["implicit_accuracy"] == whole["implicit_accuracy"]
-    assert math.isclose(cut["margin"], whole["margin"], rel_tol=1e-4)
-
-
-def test_validation_without_margin_or_pairs() -> None:
-    """SFT has null numbers; with nothing held out there is no such entry."""
-    assert trainer(MemoryLoader(held_out=3), name="sft").validation() == {"implicit_accuracy": None, "margin": None, "n": 3}
-    assert trainer().validation() is None
-
-
 def test_the_reference_may_invert() -> None:
     """Then the policy is asked only for the training forward: its own evaluations are 2 per pair."""
     method = replace(INPO, noising=replace(INPO.noising, inverter="reference"))
