@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 bad input or configuration; 1 a fault; 130 or 143 interrup
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -157,6 +158,8 @@ def world_build(out: Out) -> None:
 def main() -> None:
     """Runs the command line; one line and no traceback for what a user can mend, unless INPO_TRACEBACK is set."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"transformers|diffusers")
+    # It warns on import, which diffusers does whether or not anything asks for 8 bits.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except (InputError, RunFault) as error:

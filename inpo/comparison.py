@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from inpo.compose import load, prompt_set, scorer
+from inpo.compose import check_generator, load, prompt_place, prompt_set, scorer
 from inpo.console import bar
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate
@@ -70,11 +70,11 @@ def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summa
     from inpo.report import build_report
 
     judges, wanted = [scorer(name) for name in comparison.scorers], prompt_set(comparison.prompts)
-    for each in judges:
-        if isinstance(each, PromptChecker):
-            each.check_prompts(wanted)
-    _take_evaluation_folder(out, force=force)
+    _check_prompts(judges, wanted, comparison.prompts)
     theirs, ours = Contestant("baseline", comparison.baseline), Contestant("candidate", comparison.candidate)
+    for contestant in (theirs, ours):
+        check_generator(contestant.path, comparison.generation, f"--{contestant.name}")
+    _take_evaluation_folder(out, force=force)
     for contestant in (theirs, ours):
         generate_for(contestant, wanted, out, comparison.generation)
     entry = judge(ours, theirs, judges, out)
@@ -89,6 +89,16 @@ class PromptChecker(Protocol):
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raises `InputError` naming the first prompt that it cannot judge."""
+
+
+def _check_prompts(judges: Sequence[Scorer], prompts: Sequence[str], source: str) -> None:
+    for i, prompt in enumerate(prompts):
+        try:
+            for judge in judges:
+                if isinstance(judge, PromptChecker):
+                    judge.check_prompts([prompt])
+        except InputError as error:
+            raise InputError(f"{prompt_place(source, i)}: {error}") from None
 
 
 def _take_evaluation_folder(out: Path, *, force: bool) -> None:

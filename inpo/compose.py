@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from inpo.config import Experiment
 from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, Interrupted, nearest
-from inpo.generation import GenerationConfig, generate, generate_images, write_png
+from inpo.generation import GenerationConfig, check_steps, generate, generate_images, write_png
 from inpo.models.config import ModelConfig
 from inpo.types import PairSource, Scorer
 
@@ -73,6 +75,13 @@ def prompt_set(name: str) -> tuple[str, ...]:
     if name.startswith("world:") or not Path(name).exists():
         raise InputError(f"{name!r} is neither a prompt set{nearest(name, PROMPT_SETS)} nor a file; sets: {', '.join(PROMPT_SETS)}")
     return read_prompts(Path(name))
+
+
+def prompt_place(name: str, index: int) -> str:
+    """Where that prompt of `prompt_set(name)` stands, for messages: file and line."""
+    from inpo.evaluation.prompts import place_of
+
+    return f"{name}, prompt {index}" if name in PROMPT_SETS else f"{name}, {place_of(Path(name), index)}"
 
 
 def scorer(name: str) -> Scorer:
@@ -229,7 +238,25 @@ def _training_numbers(experiment: Experiment, run: Path, result: FitResult) -> M
     )
 
 
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """What is wrong with a model is said of `option`, where that and no setting is what the user typed."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("model.path", option)) from error
+
+
+def check_generator(model: str, config: GenerationConfig, option: str) -> None:
+    """Raises `InputError` for whatever can be known to be wrong before weights are read."""
+    from inpo.models.parts import examine
+
+    with naming(option):
+        check_steps(examine(resolve_model(ModelConfig(model))).schedule, config)
+
+
 def generate_pictures(model: str, prompts: str, out: Path, config: GenerationConfig, *, force: bool = False) -> list[ImageRecord]:
     """`inpo generate`: one picture per prompt and sample in `out`. Raises `InputError`."""
     wanted = prompt_set(prompts)
+    check_generator(model, config, "--model")
     return generate(load(model), wanted, out, config, force=force, progress=bar("pictures"))

@@ -7,6 +7,7 @@ what a recipe does not say is the component's own default, and `config.yaml` of 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
-from inpo.methods import Method, method
+from inpo.methods import METHODS, Method, method
 from inpo.models.config import ModelConfig
 from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
 from inpo.training.watch import check_watched
@@ -243,7 +244,23 @@ def _refuse_unknown(values: Tree, known: typing.Iterable[str], prefix: str) -> N
     for key in values:
         if key not in names:
             full = f"{prefix}.{key}" if prefix else str(key)
-            raise InputError(f"{full} is not a setting{nearest(str(key), names)}; known here: {', '.join(names) or 'none'}")
+            raise InputError(f"{full} is not a setting{_meant(str(key), names, prefix)}; known here: {', '.join(names) or 'none'}")
+
+
+def _meant(key: str, names: Sequence[str], prefix: str) -> str:
+    """A hint with the whole key: of this section where it has one of that name, else of the others."""
+    here = {name: f"{prefix}.{name}" if prefix else name for name in names}
+    whole = {full.rpartition(".")[2]: full for full in reversed(_all_keys())} | here
+    close = difflib.get_close_matches(key, whole, n=1, cutoff=0.6)
+    return f" (did you mean {whole[close[0]]!r}?)" if close else ""
+
+
+def _all_keys() -> list[str]:
+    """Every setting under its dotted name, those of all methods' parts included."""
+    parts = [(name, kind) for name, hint in typing.get_type_hints(Experiment).items() for kind in _members(hint)]
+    parts += [(f"method.{part}", type(getattr(each, part))) for each in METHODS.values() for part in ("noising", "objective")]
+    known = [(name, kind) for name, kind in parts if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not Method]
+    return [*(f"{name}.{f.name}" for name, kind in known for f in dataclasses.fields(kind)), "method.name"]
 
 
 def _reporters(value: object) -> tuple[Literal["tensorboard"], ...]:

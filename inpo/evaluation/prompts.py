@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from inpo.errors import InputError, nearest
@@ -37,6 +38,11 @@ def read_prompts(path: Path | str) -> tuple[str, ...]:
     if not prompts:
         raise InputError(f"{path}: no prompt in it")
     return prompts
+
+
+def place_of(path: Path, index: int) -> str:
+    """Where the prompt of that index stands in a file that `read_prompts` has read: "line 3"."""
+    return next(islice(_READERS[path.suffix.lower()](path), index, None))[0]
 
 
 def _checked(path: Path, place: str, value: object) -> str:

@@ -6,9 +6,12 @@ Weights are read from safetensors only: a pickle runs code when it is opened.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from inpo.errors import InputError, nearest
@@ -112,17 +115,24 @@ def _local_folder(path: str, key: str) -> Path | None:
         )
     if _HUB_ID.fullmatch(path) and not local.parent.exists():
         return None
-    siblings = [item.name for item in local.parent.iterdir()] if local.parent.is_dir() else []
-    raise InputError(
-        f"{key}={path!r}: there is no such folder{nearest(local.name, siblings)}; give a diffusers folder or a hub id 'owner/name'"
-    )
+    whole = ", a run's folder, 'world'," if key == "model.path" else ""
+    raise InputError(f"{_absent(path, key)}; give a diffusers folder{whole} or a hub id 'owner/name'")
+
+
+def _absent(path: str, key: str) -> str:
+    """That there is no such folder here, and which one is called most like it."""
+    local = Path(path).expanduser()
+    beside = local.parent if local.parent.is_dir() else local.parent.parent
+    found = [*beside.glob("*/"), *beside.glob(f"*/{local.name}/")] if beside.is_dir() else []
+    known = [str(folder) for folder in found] + (["world"] if key == "model.path" else [])
+    return f"{key}={path!r}: there is no folder {path} here{nearest(str(local), known)}"
 
 
 def _model_of_run(run: Path, key: str) -> Path:
     if (run / "model" / INDEX).is_file():
         return run / "model"
     if (run / "model" / "unet" / "config.json").is_file():
-        raise InputError(f"{key}={str(run)!r} is a run that saved its UNet alone: pass it as model.unet, and its base as model.path")
+        raise InputError(f"{key}={str(run)!r} is a run that saved its UNet alone: train with it as model.unet beside its base")
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     resume = f"; its newest checkpoint is {checkpoints[-1]}, usable as model.unet={checkpoints[-1] / 'policy'}" if checkpoints else ""
     raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish{resume}")
@@ -163,9 +173,24 @@ def _download_component(hub_id: str, name: str, key: str) -> Path:
 
 def _fetched(hub_id: str, key: str, download: Callable[[], str | os.PathLike[str]]) -> Path:
     try:
-        return Path(download())
+        with _quiet():
+            return Path(download())
     except Exception as error:  # what a failed download raises depends on the hub client and on the HTTP client below it
         raise InputError(_unreachable(hub_id, key, error)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' warnings: what went wrong is told once, by us."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("diffusers", "huggingface_hub"))}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _unreachable(hub_id: str, key: str, error: Exception) -> str:
@@ -174,10 +199,10 @@ def _unreachable(hub_id: str, key: str, error: Exception) -> str:
     if kind == "GatedRepoError":
         return f"{key}={hub_id!r}: the hub wants its licence accepted first; accept it on the model's page, then `hf auth login`"
     if kind == "RepositoryNotFoundError":
-        return f"{key}={hub_id!r}: there is no such folder here and no such model on the hub (or it is private: `hf auth login`)"
+        return f"{_absent(hub_id, key)}, and no such model on the hub (or it is private: `hf auth login`)"
     if "safetensors" in str(error):
         return f"{key}={hub_id!r}: the hub has its weights as pickles only, which are not read; ask for a safetensors version or convert it"
     return (
-        f"{key}={hub_id!r} is no folder here, and the hub could not be reached ({kind}). Without a network, "
+        f"{_absent(hub_id, key)}, and the hub could not be reached ({kind}). If it is a model on the hub and there is no network, "
         f"run `hf download {hub_id} --local-dir FOLDER` where there is one, and give that folder"
     )

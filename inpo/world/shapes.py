@@ -96,6 +96,13 @@ _GROUND = rf"a ({'|'.join(BACKGROUNDS)}) background"
 _ONE = re.compile(rf"a (big|small) {_LOOK} (?:on|at the (left|right|top|bottom) of) {_GROUND}")
 _TWO = re.compile(rf"a {_LOOK} ({'|'.join(RELATIONS)}) a {_LOOK} on {_GROUND}")
 
+GRAMMAR = (
+    f"'a big|small COLOUR SHAPE on|at the left|right|top|bottom of a GROUND background' or "
+    f"'a COLOUR SHAPE {'|'.join(RELATIONS)} a COLOUR SHAPE on a GROUND background', where COLOUR is {'|'.join(COLOURS)}, "
+    f"SHAPE {'|'.join(SHAPES)}, GROUND {'|'.join(BACKGROUNDS)}"
+)
+"""What `parse` reads, in words for whoever wrote something else."""
+
 
 @cache
 def parse(prompt: str) -> Scene:
@@ -106,7 +113,7 @@ def parse(prompt: str) -> Scene:
     if found := _TWO.fullmatch(prompt):
         colour, shape, relation, other, of, background = found.groups()
         return Scene((Item(colour, shape), Item(other, of)), background, relation=relation)
-    raise InputError(f"prompt {prompt!r} is not a caption of the world; try {prompts('train')[0]!r} or {prompts('train')[1]!r}")
+    raise InputError(f"{prompt!r} is not a caption of the world: {GRAMMAR} (docs/world.md); as in {prompts('train')[0]!r}")
 
 
 def _singles() -> list[list[Scene]]:

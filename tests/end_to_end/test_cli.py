@@ -109,11 +109,45 @@ def test_an_evaluation_touches_no_other_folder(run: Run, tmp_path: Path) -> None
 
 
 def test_a_prompt_that_a_scorer_cannot_judge_is_found_before_any_picture(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a cat\n")
+    """By file and line, with what the scorer can read."""
+    (tmp_path / "prompts.txt").write_text("a small red square on a white background\n\na cat\n")
     arguments = ("--candidate", "world", "--baseline", "world", "--prompts", tmp_path / "prompts.txt", "--scorers", "world:oracle")
     refused = run("evaluate", *arguments, "--out", tmp_path / "judged")
-    assert (refused.code, "a cat" in refused.err) == (2, True)
+    assert refused.code == 2
+    assert all(words in refused.err for words in ("prompts.txt, line 3: 'a cat'", "a big|small COLOUR SHAPE", "docs/world.md"))
     assert not (tmp_path / "judged").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--candidate", "wrold"), "--candidate='wrold': there is no folder wrold here (did you mean 'world'?)"),
+        (("--baseline", "runs/bsae"), "--baseline='runs/bsae': there is no folder runs/bsae here (did you mean 'runs/base'?)"),
+        (("--steps", 2000), "steps=2000"),
+        (("--guidance", -1), "guidance=-1.0"),
+    ],
+)
+def test_what_an_evaluation_cannot_use_is_named_as_it_was_typed(
+    change: tuple[object, ...], words: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option and not a setting behind it, one line, and an earlier evaluation in the folder stays, whatever --force says."""
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "summary.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--candidate", "world", "--baseline", "world", "--prompts", "world:heldout", "--scorers", "world:oracle", "--force")
+    refused = run("evaluate", *arguments, "--out", "judged", *change)
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert words in refused.err
+    assert (tmp_path / "judged" / "summary.json").is_file()
+
+
+def test_generating_beyond_the_schedule_writes_nothing(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    arguments = ("--prompts", "world:heldout", "--out", tmp_path / "pictures")
+    refused = run("generate", "--model", tiny_pipeline, *arguments, "--steps", 2000)
+    assert (refused.code, "steps=2000" in refused.err, (tmp_path / "pictures").exists()) == (2, True, False)
+    refused = run("generate", "--model", tmp_path / "nothing", *arguments)
+    assert (refused.code, f"--model='{tmp_path / 'nothing'}'" in refused.err) == (2, True)
 
 
 def test_the_worlds_pairs_train_any_model(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -162,7 +196,7 @@ def test_validate_lists_what_is_wrong(run: Run, pairs_file: Path) -> None:
 
 
 REFUSALS = {
-    "a misspelt key": (["train.step=3"], "did you mean 'steps'"),
+    "a misspelt key": (["train.step=3"], "did you mean 'train.steps'"),
     "a model that is not there": (["model.path=/nowhere/at/all"], "/nowhere/at/all"),
     "pairs that are not there": (["data.path=/nowhere.parquet"], "/nowhere.parquet"),
     "too few pairs for a step": (["train.pairs_per_step=4000"], "4000"),

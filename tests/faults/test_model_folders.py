@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,7 +263,7 @@ def test_a_run_with_a_unet_alone_is_an_override(folder: Path) -> None:
         (the_parent, ("did you mean", "base")),
         (its_unet, ("UNet2DConditionModel of one", "did you mean")),
         (a_lonely_unet, ("single UNet2DConditionModel", "model.unet")),
-        (misspelt, ("no such folder", "did you mean 'base'")),
+        (misspelt, ("there is no folder", "did you mean", "base'")),
         (a_file, ("is a file", "from_single_file")),
         (an_empty_folder, ("it is empty",)),
         (an_unfinished_run, ("did not finish", "model.unet=", "step-000400/policy")),
@@ -273,12 +275,16 @@ def test_what_is_no_pipeline_gets_the_nearest_thing_named(folder: Path, path: Ca
     refused(ModelConfig(str(path(folder))), "model.path=", *words)
 
 
-def test_hub_ids_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clear line instead of a client's traceback, for the pipeline and for an override; safetensors are asked for."""
+def test_hub_ids_without_a_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """One clear line instead of a client's many, for the pipeline and for an override; safetensors are asked for."""
     asked: list[object] = []
 
     def fail(hub_id: str, **settings: object) -> str:
         asked.append(settings)
+        logging.getLogger("diffusers.pipelines").warning("a library's own line")
+        warnings.warn("and another", UserWarning, stacklevel=1)
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr(DiffusionPipeline, "download", fail)
@@ -287,6 +293,8 @@ def test_hub_ids_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch
     refused(ModelConfig(str(folder), unet="someone/unet"), "model.unet='someone/unet'", "could not be reached")
     assert asked[0] == {"use_safetensors": True}
     assert not any("bin" in str(pattern) for pattern in asked[1]["allow_patterns"])
+    assert not caplog.records
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

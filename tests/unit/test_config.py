@@ -66,9 +66,13 @@ def test_a_later_override_wins() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.step=3", ["train.step", "did you mean 'steps'"]),
-        ("method.objective.bta=3", ["method.objective.bta", "did you mean 'beta'"]),
-        ("method.noising.inversion_step=3", ["method.noising.inversion_step", "'inversion_steps'"]),
+        ("train.step=3", ["train.step", "did you mean 'train.steps'"]),
+        ("steps=3", ["steps is not", "did you mean 'train.steps'"]),
+        ("optimizer.steps=3", ["optimizer.steps", "did you mean 'train.steps'"]),
+        ("method.beta=3", ["method.beta", "did you mean 'method.objective.beta'"]),
+        ("eta=0.5", ["eta is not", "did you mean 'method.noising.eta'"]),
+        ("method.objective.bta=3", ["method.objective.bta", "did you mean 'method.objective.beta'"]),
+        ("method.noising.inversion_step=3", ["method.noising.inversion_step", "'method.noising.inversion_steps'"]),
         ("optimiser.lr=1", ["optimiser", "'optimizer'"]),
         ("train.steps=ten", ["train.steps='ten'", "integer"]),
         ("train.steps=10.5", ["train.steps=10.5", "integer"]),
