@@ -92,11 +92,11 @@ class PromptChecker(Protocol):
 
 
 def _check_prompts(judges: Sequence[Scorer], prompts: Sequence[str], source: str) -> None:
+    checkers = [judge for judge in judges if isinstance(judge, PromptChecker)]
     for i, prompt in enumerate(prompts):
         try:
-            for judge in judges:
-                if isinstance(judge, PromptChecker):
-                    judge.check_prompts([prompt])
+            for checker in checkers:
+                checker.check_prompts([prompt])
         except InputError as error:
             raise InputError(f"{prompt_place(source, i)}: {error}") from None
 
