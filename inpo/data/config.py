@@ -21,7 +21,8 @@ RESOLUTION_MULTIPLE = 8
 class DataConfig:
     """Which pairs are trained on and how their pictures reach the network.
 
-    path: Parquet, JSONL or CSV files (one, a folder, a glob), a folder of pictures, or the name of a built-in source ("world:pairs").
+    path: Parquet, JSONL or CSV files (one, a folder, a glob), a folder of pictures, a data set on the hub
+      ("hub:owner/name[@revision][:split]"), or the name of a built-in source ("world:pairs").
     root: the folder that the paths in JSONL and CSV files are relative to and may not leave; None is each file's own.
     where: comparisons of columns with values ("nsfw < 0.1"), all of which a row must pass; others are left out and counted.
     ties: a label of ½ leaves the pair out, keeps it with P(w ≻ l) = ½, or is an error.

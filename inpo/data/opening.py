@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpo.data import listing
+from inpo.data import hub, listing
 from inpo.data.files import walk
 from inpo.data.folders import open_folder
 from inpo.data.listing import open_listing
@@ -62,10 +62,12 @@ def examine_shards(path: str, *, root: str | None = None, conditions: Sequence[C
 
 
 def find_files(path: str) -> list[tuple[str, Path]]:
-    """Names and paths of the files that `path` (a file, a folder of Parquet files, a glob) stands for, sorted by name.
+    """Names and paths of the files that `path` (a file, a folder of Parquet files, a glob, a hub address) stands for, sorted by name.
 
     Raises `InputError` where there are none, and where a folder mixes the splits of a Hugging Face data set.
     """
+    if path.startswith(hub.PREFIX):
+        return hub.hub_files(path)
     given = Path(path).expanduser()
     if given.is_file():
         return [(given.name, given)]
@@ -113,5 +115,7 @@ def _nothing_at(path: str, given: Path) -> str:
         return f"data.path={path}: the folder holds no *.parquet file, no folders win/ and lose/, and no pictures ending in _w and _l"
     if glob.has_magic(str(given)):
         return f"data.path={path}: no file matches"
+    if hub.LIKE_AN_ID.fullmatch(path) and not given.parent.is_dir():
+        return f"data.path={path}: does not exist; a data set on the hub is written {hub.PREFIX}{path}"
     siblings = [entry.name for entry in given.parent.iterdir()] if given.parent.is_dir() else []
     return f"data.path={path}: does not exist{nearest(given.name, siblings)}"

@@ -175,7 +175,7 @@ def short(value: object, limit: int = 60) -> str:
 def _label_fault(field: str, value: object) -> Fault | None:
     if value is None:
         return Fault(field, "is missing", "null")
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, float | int | numbers.Real):
         return Fault(field, "is not a number", short(value))
     if math.isnan(value):
         return Fault(field, "is not a number", "NaN")
@@ -184,7 +184,7 @@ def _label_fault(field: str, value: object) -> Fault | None:
 
 def _number(row: Row, side: int) -> float:
     value = row[LABELS[side]]
-    assert isinstance(value, numbers.Real)
+    assert isinstance(value, float | int | numbers.Real)
     return float(value)
 
 
