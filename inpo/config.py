@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from inpo.console import say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
 from inpo.methods import METHODS, Method, method
@@ -97,11 +98,24 @@ class Experiment:
 
 
 def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
-    """A recipe by name or a YAML file, with `key=value` overrides in their order. Raises `InputError`."""
-    tree = read_tree(source)
+    """A recipe by name or a YAML file, with `key=value` overrides in their order. Raises `InputError`.
+
+    A `method.name` other than the file's leaves out the file's `method.noising` and `method.objective`, and says so.
+    """
+    changes: dict[str, object] = {}
     for override in overrides:
-        tree = _merged(tree, _parse_override(override))
-    return Experiment.from_tree(tree)
+        changes = _merged(changes, _parse_override(override))
+    return Experiment.from_tree(_merged(_without_other_methods_numbers(read_tree(source), changes), changes))
+
+
+def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> dict[str, object]:
+    """β, η and their like were chosen for one method: another one that is asked for brings its own."""
+    name, section = _section(changes, "method").get("name"), _section(tree, "method")
+    left = [f"method.{part}" for part in ("noising", "objective") if section.get(part)]
+    if name is None or name == section.get("name") or not left:
+        return tree
+    say(f"method.name={name}: with that method's published numbers; {' and '.join(left)} of {section.get('name')} are left out")
+    return {**tree, "method": {"name": name}}
 
 
 def read_tree(source: str) -> dict[str, object]:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
 
 HEADINGS = ("against {baseline}", "win rate", "95 %", "n", "mean gain", "second scorer", "steps", "pairs/s", "UNet images/pair")
+ABSENT = "–"
+WIDE = 0.2
+"""A 95 % interval of a win rate that is wider than this says little: at ½ it is that wide with about a hundred prompts."""
 
 
 def bar(title: str) -> Callable[[int, int], None]:
@@ -38,26 +41,47 @@ def say(what: str) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    """The win-rate table. Plain text of fixed width where the output is no terminal."""
+    """The win-rate table without the columns that nobody has a number for, and what its intervals do not allow to be said.
+
+    Plain text of fixed width where the output is no terminal.
+    """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for i, heading in enumerate(HEADINGS):
-        table.add_column(heading.format(baseline=summary.baseline), justify="left" if i == 0 else "right")
+    rows = [[name, *_cells(method)] for name, method in summary.methods.items()]
+    kept = [i for i in range(len(HEADINGS)) if any(row[i] != ABSENT for row in rows)]
+    for i in kept:
+        table.add_column(HEADINGS[i].format(baseline=summary.baseline), justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(row[i] for i in kept))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
     for name, method in summary.methods.items():
-        table.add_row(name, *_cells(method))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+        if caution := _caution(method, summary.baseline):
+            console.print(f"{name}: {caution}", markup=False, highlight=False)
+
+
+def _caution(method: MethodSummary, baseline: str) -> str:
+    if method.win_rate is None or method.low is None or method.high is None:
+        return ""
+    said = []
+    if method.high - method.low > WIDE:
+        said.append(f"few prompts ({method.n}), so the interval is wide")
+    if method.low <= 0.5 <= method.high:
+        said.append(f"the interval contains ½: these prompts do not tell it from {baseline}")
+    return "; ".join(said)
 
 
 def _cells(method: MethodSummary) -> list[str]:
     second = method.second_scorer
+    interval = ABSENT if method.low is None else f"\\[{method.low:.3f}, {method.high:.3f}]"
     return [
         _number(method.win_rate, "{:.3f}"),
-        f"[{_number(method.low, '{:.3f}')}, {_number(method.high, '{:.3f}')}]".replace("[", r"\["),
+        interval,
         _number(method.n, "{}"),
         _number(method.mean_gain, "{:+.4f}"),
-        "–" if second is None else f"{second.win_rate:.3f} ({second.low:.3f}–{second.high:.3f})",
+        ABSENT if second is None else f"{second.win_rate:.3f} ({second.low:.3f}–{second.high:.3f})",
         _number(method.steps, "{}"),
         _number(method.pairs_per_second, "{:.0f}"),
         _number(method.unet_forwards_per_pair, "{:.1f}"),
@@ -65,4 +89,4 @@ def _cells(method: MethodSummary) -> list[str]:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+    return ABSENT if value is None else form.format(value)

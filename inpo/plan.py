@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator
 
 from inpo.compose import open_pairs, resolve_model
@@ -13,6 +14,8 @@ from inpo.errors import InputError
 from inpo.methods import Method
 from inpo.models.parts import examine
 from inpo.models.sizes import ModelSizes, model_sizes
+from inpo.noising import Noising
+from inpo.objectives import Objective
 from inpo.schedule import Schedule
 
 GIB = 1 << 30
@@ -38,6 +41,8 @@ def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator
     train = experiment.train
     seen = train.steps * train.pairs_per_step
     yield "method", f"{experiment.method.title} ({experiment.method.paper})"
+    yield "noising", _with_numbers(experiment.method.noising)
+    yield "objective", _with_numbers(experiment.method.objective)
     yield "model", f"{experiment.model.path}: UNet {_millions(sizes.unet)}, VAE and text encoder {_millions(sizes.frozen)}"
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
     side = resolution // sizes.pixels_per_latent
@@ -91,6 +96,12 @@ def forwards_per_pair(method: Method, schedule: Schedule) -> Forwards:
     images = 2 if method.objective.needs.lose else 1
     reference = images if method.objective.needs.reference else 0
     return Forwards(images, reference, images * method.noising.mean_evaluations(schedule))
+
+
+def _with_numbers(part: Noising | Objective) -> str:
+    """A noising or an objective by its name and all its numbers."""
+    numbers = dataclasses.asdict(typing.cast("typing.Any", part))
+    return f"{type(part).__name__}: {', '.join(f'{name} {value}' for name, value in numbers.items()) or 'no numbers'}"
 
 
 def _millions(count: int) -> str:

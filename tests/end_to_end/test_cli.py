@@ -164,6 +164,8 @@ def test_dry_run_trains_nothing_and_names_the_cost(run: Run, tiny_pipeline: Path
     assert done.code == 0, done.err
     assert "2 train + 2 reference + 11 inversion" in done.out
     assert "to train on" in done.out
+    assert "Inversion: inversion_steps 10, eta 0.0" in done.out
+    assert "Dpo: beta 2000.0" in done.out
     assert not (tmp_path / "run").exists()
     refused = run(
         "train", "sd15-inpo", *small(tiny_pipeline, pairs_file), "train.pairs_per_step=4000", "--out", tmp_path / "run", "--dry-run"

@@ -59,6 +59,17 @@ def test_overrides_reach_every_section_and_keep_the_rest() -> None:
     assert (e.optimizer.lr, e.train.steps, e.report_to, e.optimizer.warmup_steps) == (1e-6, 300, (), 200)
 
 
+def test_another_method_brings_its_own_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe's β was chosen for its own method; said on the terminal, where the rest of the recipe stays and overrides hold."""
+    e = changed("method.name=diffusion-dpo", "method.noising.shared_noise=false")
+    assert (e.method.objective, e.method.noising) == (Dpo(beta=5000.0), Forward(shared_noise=False))
+    assert e.train.pairs_per_step == 1024
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    e = changed("method.name=inpo", "method.noising.eta=0.5")
+    assert (e.method.objective, e.method.noising) == (Dpo(beta=2000.0), Inversion(inversion_steps=10, eta=0.5))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_later_override_wins() -> None:
     assert changed("train.steps=300", "train.steps=350").train.steps == 350
 
