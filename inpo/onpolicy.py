@@ -122,9 +122,8 @@ def generate_pairs(job: OnPolicy, out: Path, *, force: bool = False) -> OnPolicy
         for row in _rows(job, judged, folder, tally):
             writer.write(row)
         if not writer.count:
-            raise InputError(
-                f"{job.prompts}: no pair came of {len(records)} pictures, {tally.near_ties} near ties and {tally.same} of one picture"
-            )
+            left = f"{tally.near_ties} near ties, {tally.same} pairs of identical pictures, {len(records) - len(judged)} left out"
+            raise InputError(f"{job.prompts}: no pair came of {len(records)} pictures: {left}")
     faults = {**count_faults(records), **({"without a score": lost} if lost else {})}
     return OnPolicyReport(
         out, len(wanted), writer.count, tally.near_ties, tally.same, faults=faults, mean_gap=tally.gaps / writer.count, pictures=folder

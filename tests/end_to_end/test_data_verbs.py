@@ -1,0 +1,125 @@
+"""`inpo data import` and `inpo data generate` through the real entrance: what they write trains a model, and they can be stopped."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from inpo import onpolicy
+from inpo.generation import GenerationConfig
+from inpo.onpolicy import OnPolicy, generate_pairs
+from inpo.world.oracle import OracleScorer
+from tests.end_to_end.conftest import Run, small
+from tests.unit.data.importing.annotations import hpdv3, imagereward, pictures, write_json
+
+
+def test_imported_rankings_are_valid_and_train(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Four pictures in ImageRewardDB's rows: six pairs, a broken row listed; validate finds nothing, and InPO takes two steps."""
+    pictures(tmp_path / "images", [f"{i}.png" for i in range(4)])
+    rows = [imagereward(f"{i}.png", i + 1, "a") for i in range(4)] + [imagereward("gone.png", 1, "b")]
+    out = tmp_path / "pairs.parquet"
+    command = ("data", "import", write_json(tmp_path / "train.json", rows), "--images", tmp_path / "images", "--out", out)
+    refused = run(*command)
+    assert (refused.code, "train.json, row 4, image_path: is not there" in refused.err, out.exists()) == (2, True, False)
+    done = run(*command, "--max-rejected-fraction", 0.3)
+    assert (done.code, "6 pairs and 0 ties from 5 rows (imagereward)" in done.out, "1 × image_path" in done.out) == (0, True, True), (
+        done.err
+    )
+    assert run("data", "validate", out).code == 0
+    trained = run("train", "world-inpo", *small(tiny_pipeline, out, "inpo", "data.validation_fraction=0"), "--out", tmp_path / "run")
+    assert trained.code == 0, trained.err
+    again = run(*command)
+    assert (again.code, "--force" in again.err) == (2, True)
+    assert run(*command, "--max-rejected-fraction", 0.3, "--pairs", "best-worst", "--force").code == 0
+    assert pq.read_metadata(out).num_rows == 1
+
+
+def test_a_shape_that_is_not_known_is_one_line(run: Run, tmp_path: Path) -> None:
+    refused = run(
+        "data", "import", write_json(tmp_path / "a.json", [hpdv3(["a", "b"])]), "--format", "hpdv4", "--out", tmp_path / "p.parquet"
+    )
+    assert (refused.code, len(refused.err.splitlines()), "did you mean 'hpdv3'" in refused.err) == (2, 1, True)
+
+
+def test_pairs_of_the_worlds_own_pictures(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Winners score higher with the oracle, asked again on the bytes in the file; the file is valid and trains InPO for two steps."""
+    out = tmp_path / "pairs.parquet"
+    command = (
+        "data",
+        "generate",
+        "--model",
+        "world",
+        "--prompts",
+        "world:train",
+        "--scorer",
+        "world:oracle",
+        "--steps",
+        2,
+        "--guidance",
+        3,
+    )
+    done = run(*command, "--limit", 4, "--samples", 4, "--pairs", "adjacent", "--out", out)
+    assert done.code == 0, done.err
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 12
+    for row in rows:
+        shown = [torch.from_numpy(np.array(Image.open(io.BytesIO(row[name])))) for name in ("jpg_0", "jpg_1")]
+        scores = OracleScorer().score(shown, [row["caption"]] * 2)
+        torch.testing.assert_close(scores, torch.tensor([row["score_0"], row["score_1"]]))
+        assert row["label_0"] == float(scores[0] > scores[1])
+    assert run("data", "validate", out).code == 0
+    trained = run("train", "world-inpo", *small(tiny_pipeline, out, "inpo", "data.validation_fraction=0"), "--out", tmp_path / "run")
+    assert trained.code == 0, trained.err
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_pairs_are_those_of_one_go(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """130 after a first batch; the same command makes the rest. One go, and batches of another size, give the same file."""
+    (tmp_path / "prompts.txt").write_text(
+        "a small red square on a white background\na red circle above a blue square on a black background\n"
+    )
+    command = ("data", "generate", "--model", "world", "--prompts", tmp_path / "prompts.txt", "--scorer", "world:oracle", "--steps", 2)
+    out, config = tmp_path / "stopped.parquet", GenerationConfig(steps=2, samples=4, batch=3)
+    monkeypatch.setattr(onpolicy, "bar", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        generate_pairs(OnPolicy("world", str(tmp_path / "prompts.txt"), "world:oracle", generation=config), out)
+    stopped = run(*command, "--out", tmp_path / "other.parquet")
+    assert (stopped.code, "the same command goes on from there" in stopped.err, "Traceback" in stopped.err) == (130, True, False)
+    monkeypatch.undo()
+    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "stopped.work" / "pictures").glob("*.png")}
+    assert len(made) == 3
+    assert not out.exists()
+    assert run(*command, "--out", out).code == 0
+    assert all((tmp_path / "stopped.work" / "pictures" / name).stat().st_mtime_ns == time for name, time in made.items())
+    assert run(*command, "--out", tmp_path / "whole.parquet").code == 0
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def interrupting(title: str) -> Callable[[int, int], None]:
+    def show(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    return show
+
+
+def test_other_settings_need_force(run: Run, tmp_path: Path) -> None:
+    """Pictures of another seed are not mixed in: refused, or made anew with --force. A prompt that the oracle cannot judge comes first."""
+    (tmp_path / "prompts.txt").write_text("a small red square on a white background\n")
+    command = ("data", "generate", "--model", "world", "--prompts", tmp_path / "prompts.txt", "--scorer", "world:oracle", "--steps", 2)
+    out = tmp_path / "pairs.parquet"
+    assert run(*command, "--out", out).code == 0
+    before = out.read_bytes()
+    out.unlink()
+    refused = run(*command, "--seed", 1, "--out", out)
+    assert (refused.code, "seed 0 → 1" in refused.err) == (2, True)
+    assert run(*command, "--seed", 1, "--out", out, "--force").code == 0
+    assert out.read_bytes() != before
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    refused = run(*command, "--out", tmp_path / "cat.parquet")
+    assert (refused.code, "a cat" in refused.err, (tmp_path / "cat.work").exists()) == (2, True, False)
