@@ -142,7 +142,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     needs = experiment.method.objective.needs
     reference = model.policy.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
-    subject = Subject(model.policy, reference, model.save_policy, model.load_policy)
+    subject = Subject(model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype)
     # Captions are read from the data for it, so it is made only where it is used.
     sample = _sample_grid(experiment, model, source, run.path) if experiment.train.sample_every_steps else None
     callbacks = Callbacks(sample, _sinks(experiment, run))

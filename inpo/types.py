@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from inpo.schedule import Prediction, Schedule
 
 Rows = slice | Sequence[int] | Tensor
+Dtype = Literal["fp32", "bf16", "fp16"]
+"""What a network computes in."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inpo.methods import Method, method
 from inpo.training import OptimizerConfig, Settings, TrainConfig
+from inpo.training.distributed import add_up_gradients
 from inpo.training.fit import Callbacks, FitResult, fit
 from inpo.training.run import open_run
 from inpo.training.stop import Stop
@@ -62,7 +63,8 @@ def gradient(name: str | Method, dtype: torch.dtype, **cut: int) -> dict[str, Te
     chosen = method(name) if isinstance(name, str) else name
     use = settings(pairs_per_step=32, **cut)
     made = Trainer(subject, MemoryLoader(40, dtype=dtype), method=chosen, settings=use, stop=Stop())
-    made.gradient(0)
+    made.gradient(made.gradient.points(0))
+    add_up_gradients(made.weights.values())
     found = {name: parameter.grad.clone() for name, parameter in subject.policy.named_parameters() if parameter.grad is not None}
     made.close()
     return found

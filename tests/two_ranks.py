@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from inpo.data import index
 from inpo.data.config import DataConfig
@@ -50,11 +49,11 @@ def gradients(folder: Path) -> object:
         save_file(gradient("inpo", dtype, micro_batch_pairs=5, inversion_batch_pairs=3), folder / f"{name}-{RANK}.safetensors")
     # 7 pairs on two processes: one has a pair more.
     made = trainer(use=settings(pairs_per_step=7, micro_batch_pairs=2))
-    return {"uneven": made.step_once(0).line["grad_norm"], "n": len(made.gradient(1).ids)}
+    return {"uneven": made.step_once(0).line["grad_norm"], "n": len(made.gradient.points(1).pairs)}
 
 
 def collectives(folder: Path) -> object:
-    """How often each collective is called in three steps. DDP's reduction of gradients (one bucket) is moved to Python to be seen."""
+    """How often each collective is called in three steps."""
     calls: dict[str, int] = {}
 
     def counting(name: str, original: Callable[..., object]) -> Callable[..., object]:
@@ -65,7 +64,6 @@ def collectives(folder: Path) -> object:
         return call
 
     made = trainer()
-    made.networks.wrapped.register_comm_hook(torch.distributed.group.WORLD, allreduce_hook)
     for name in COLLECTIVES:
         setattr(torch.distributed, name, counting(name, getattr(torch.distributed, name)))
     for step in range(3):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from inpo.checking import one_of, whole
 from inpo.errors import InputError
 from inpo.models.families import FAMILIES
+from inpo.types import Dtype
 
-Dtype = Literal["fp32", "bf16"]
-DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
+DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class ModelConfig:
 
     `unet` and `vae` replace the pipeline's own. `family` and `prediction` None are read from the folder; otherwise the folder must agree.
     `clip_skip` and `prompt_chunks` are `inpo.models.prompts.Reading`'s; None takes what the model was trained with, or 0 and 1.
-    `dtype` is what the UNet computes in: its weights stay fp32 in both cases. `gradient_checkpointing` recomputes activations in the
+    `dtype` is what the UNet computes in: its weights stay fp32 in all cases. `gradient_checkpointing` recomputes activations in the
     backward pass to save memory.
     Raises `InputError` for an unknown family or dtype.
     """

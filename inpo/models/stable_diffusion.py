@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from inpo.models.config import Dtype
 from inpo.models.encoder import POOLED, PROMPT, SIZES
 from inpo.schedule import Prediction, VPSchedule
-from inpo.types import Condition
+from inpo.types import Condition, Dtype
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StableDiffusionDenoiser(nn.Module):
@@ -27,8 +28,8 @@ class StableDiffusionDenoiser(nn.Module):
     edge, target height and width. A condition without `time_ids` is of a whole picture as large as the latents, which makes
     them one constant per run, as published. `pixels_per_latent` says how large that is.
 
-    With dtype "bf16" the weights stay fp32 and autocast rounds them on the way into each operation, so that an optimiser
-    step of 1e-5 is not lost in bf16's 8 bits. `reference()` takes the very same path: β/2 multiplies the difference of two
+    With dtype "bf16" or "fp16" the weights stay fp32 and autocast rounds them on the way into each operation, so that an optimiser
+    step of 1e-5 is not lost in bf16's 8 bits or fp16's 11. `reference()` takes the very same path: β/2 multiplies the difference of two
     nearly equal errors, and must not meet two different roundings.
     """
 
@@ -47,7 +48,7 @@ class StableDiffusionDenoiser(nn.Module):
         width = self.unet.dtype
         prompt = condition.tensors[PROMPT].to(x_t.device, width)
         times = self.schedule.network_time(t).to(x_t.device)
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.compute_dtype == "bf16"):
+        with torch.autocast(x_t.device.type, _HALF.get(self.compute_dtype), enabled=self.compute_dtype in _HALF):
             prediction: Tensor = self.unet(
                 x_t.to(width), times, encoder_hidden_states=prompt, added_cond_kwargs=self._added(x_t, condition), return_dict=False
             )[0]

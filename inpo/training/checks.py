@@ -6,33 +6,47 @@ import math
 
 from inpo.errors import RunFault
 from inpo.methods import Method
+from inpo.training.scaling import MAX_OVERFLOWS
 from inpo.training.tally import Local, Summary, first_not_finite
+from inpo.types import Dtype
 
 SHOWN_PAIRS = 8
+IDENTITY_TOLERANCE: dict[Dtype, float] = {"fp32": 1e-4, "bf16": 2e-3, "fp16": 2e-3}
+"""Largest |u| before the first step. The same kernels on both sides leave 0 in each; on the world at β = 500 other kernels left 6e-6
+in fp32, and a reference in another precision 7e-3 and more."""
+
+_HINTS = {"fp16": " (fp16 ends at 65,504: model.dtype=bf16 has fp32's range)"}
 _DIFFER = "policy and reference differ before the first step"
 
 
-def check_finite(step: int, local: Local, summary: Summary) -> None:
-    """Raises `RunFault` naming step, tensor, pair ids and times if anything in optimiser step `step` (from 1) is NaN or infinite."""
+def check_finite(step: int, local: Local, summary: Summary, *, dtype: Dtype) -> None:
+    """Raises `RunFault` naming step, tensor, pair ids and times if any pair of optimiser step `step` (from 1) is NaN or infinite."""
     if summary.bad_pairs:
         name, found = first_not_finite(local)
         shown = ", ".join(f"{pair} (t = {t:g})" for pair, t in found[:SHOWN_PAIRS])
         more = f" and {len(found) - SHOWN_PAIRS} more" if len(found) > SHOWN_PAIRS else ""
-        raise RunFault(f"step {step}: the {name} is not finite for {len(found)} pair(s): {shown}{more}; stopped before the optimiser")
-    if not math.isfinite(summary.grad_norm):
-        raise RunFault(
-            f"step {step}: the gradient norm is {summary.grad_norm} though every pair's loss is finite; stopped before the optimiser"
-        )
+        where = f"step {step}: the {name} is not finite for {len(found)} pair(s): {shown}{more}"
+        raise RunFault(f"{where}; stopped before the optimiser{_HINTS.get(dtype, '')}")
 
 
-def check_gradient(step: int, summary: Summary) -> None:
-    """Raises `RunFault` if nothing would move."""
-    if summary.grad_norm == 0:
+def check_gradient(step: int, norm: float) -> None:
+    """`norm`: of the whole step's gradient. Raises `RunFault` if it is not finite, or if nothing would move."""
+    if not math.isfinite(norm):
+        raise RunFault(f"step {step}: the gradient norm is {norm} though every pair's loss is finite; stopped before the optimiser")
+    if norm == 0:
         raise RunFault(
             f"step {step}: no trainable parameter received a gradient (its norm is exactly 0): does what is trainable reach the "
             "prediction, is the loss saturated (beta or lr too large), or, in the first step, is every pair a tie (data.ties=half), "
             "which says nothing while policy and reference are the same?"
         )
+
+
+def too_many_overflows(step: int, scale: float) -> RunFault:
+    """The fault of a step whose gradient never was finite."""
+    return RunFault(
+        f"step {step}: the gradient overflowed in fp16 {MAX_OVERFLOWS} times in a row, the last time at a loss scale of {scale:g}, though "
+        "every pair's loss is finite; nothing has moved. model.dtype=bf16 has fp32's range"
+    )
 
 
 def check_identity(method: Method, summary: Summary, *, loss: float, tolerance: float) -> None:

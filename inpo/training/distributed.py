@@ -1,19 +1,23 @@
-"""Ranks: who reads and writes files, and how everybody hears of a fault."""
+"""Ranks: who reads and writes files, how gradients are added up, and how everybody hears of a fault."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
-from inpo.errors import InputError
+from inpo.errors import InputError, RunFault
 
 T = TypeVar("T")
+
+BUCKET_NUMBERS = 25_000_000
+"""Gradients are added up so many numbers at a time: 100 MB of memory instead of a second copy of all of them."""
 
 
 def processes() -> PartialState:
@@ -56,8 +60,72 @@ def gather_rows(vector: Tensor, device: torch.device) -> Tensor:
         return vector.double()[None]
     local = vector.double().to(device)
     rows = [torch.empty_like(local) for _ in range(count)]
-    torch.distributed.all_gather(rows, local)
-    return torch.stack(rows).cpu()
+    with _reaching_all():
+        torch.distributed.all_gather(rows, local)
+        return torch.stack(rows).cpu()
+
+
+@torch.no_grad()
+def add_up_gradients(weights: Iterable[nn.Parameter]) -> None:
+    """Makes every `.grad` the sum over processes, the same bits on all of them. One collective per `BUCKET_NUMBERS`."""
+    if processes().num_processes == 1:
+        return
+    for bucket in _buckets([weight.grad for weight in weights if weight.grad is not None]):
+        together = torch.cat([gradient.flatten() for gradient in bucket])
+        with _reaching_all():
+            torch.distributed.all_reduce(together)
+        for gradient, total in zip(bucket, torch.split(together, [gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one kind in a row, as many as fit together."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = sum(each.numel() for each in bucket) + gradient.numel() > BUCKET_NUMBERS
+        if bucket and (full or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+@torch.no_grad()
+def start_alike(weights: Iterable[nn.Parameter]) -> None:
+    """Gives every process the main one's weights: what is drawn at random when it is made differs between them."""
+    if processes().num_processes > 1:
+        for weight in weights:
+            torch.distributed.broadcast(weight.data, src=0)
+
+
+@contextmanager
+def _reaching_all() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunFault(f"another process of this run is gone or does not answer ({' '.join(str(error).split())[:200]})") from error
+
+
+def raise_everywhere(failure: Exception | None) -> NoReturn:
+    """Raises on every process what some of them met; `failure` is this one's own. A collective for the path of faults only.
+
+    What a user can mend stays an `InputError`, everything else is a `RunFault` to those who did not meet it themselves.
+    """
+    if failure is not None and processes().num_processes == 1:
+        raise failure
+    told = gather_lists([] if failure is None else [(isinstance(failure, InputError), _by_whom(failure))])
+    if failure is not None and not isinstance(failure, InputError | RunFault):
+        raise failure
+    mendable, message = told[0]
+    raise (InputError if mendable else RunFault)(message) from failure
+
+
+def _by_whom(failure: Exception) -> str:
+    if isinstance(failure, InputError):
+        return str(failure)
+    what = str(failure) if isinstance(failure, RunFault) else f"{type(failure).__name__}: {failure}"
+    return f"process {processes().process_index}: {what}"
 
 
 def gather_lists(items: list[T]) -> list[T]:

@@ -16,7 +16,8 @@ from inpo.methods import Method
 from inpo.training import checkpoint
 from inpo.training.checkpoint import steps_in
 from inpo.training.disk import reporting
-from inpo.training.distributed import on_main
+from inpo.training.distributed import is_main, on_main
+from inpo.training.memory import TornStep
 from inpo.training.metrics import MetricsFile, Sink, cut_metrics
 from inpo.training.run import RunFolder
 from inpo.training.settings import Settings
@@ -81,7 +82,7 @@ class _Loop:
         self.config = trainer.settings.train
         self.watch = Watch(self.config)
         check_watched(self.config, trainer.method.objective, held_out=trainer.validation.count > 0)
-        self.is_main = trainer.accelerator.is_main_process
+        self.is_main = is_main()
         self.start = 0
         self.saved: int | None = None
         self.metrics: MetricsFile | None = None
@@ -99,7 +100,7 @@ class _Loop:
         if self.saved != step:
             self._save(step)
         # One that came after the last step's collective: several processes could not agree on it any more.
-        late = self.trainer.stop.signal if self.trainer.accelerator.num_processes == 1 else 0
+        late = self.trainer.stop.signal if self.trainer.parallel.num_processes == 1 else 0
         return step, signal or late
 
     def _ended(self, step: int) -> bool:
@@ -131,14 +132,12 @@ class _Loop:
         return 0
 
     def _attempt(self, step: int) -> Outcome | None:
-        """None if an interruption dropped the step. What fails with these has not touched the weights."""
+        """None if an interruption dropped the step. What fails with these has not touched the weights, but for a `TornStep`."""
         with self._rescuing(step, InputError, RunFault):
             try:
                 return self.trainer.step_once(step)
             except StepDropped:
                 return None
-            except OSError as error:
-                raise RunFault(f"step {step + 1}: the system failed while its pairs were read: {error}") from error
 
     def _complete(self, step: int, outcome: Outcome) -> None:
         with self._rescuing(step, Exception):
@@ -154,6 +153,8 @@ class _Loop:
         """Saves `step`, which is complete, before one of `faults` ends the run. Its own failure never hides the fault."""
         try:
             yield
+        except TornStep:
+            raise
         except faults:
             if self.is_main and step not in (self.start, self.saved):
                 try:

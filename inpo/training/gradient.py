@@ -1,22 +1,23 @@
 """The accumulated gradient of one optimiser step: noise all of a process's pairs, then train on them in micro-batches.
 
 The weights do not change inside a step, so inverting all its pairs first, in groups as large as memory allows, is exact.
-The gradient is the mean over `pairs_per_step`, however the step is cut into micro-batches and processes.
+The gradient is the sum over this process's pairs, divided by `pairs_per_step`: added over processes it is the step's mean,
+however the step is cut into micro-batches and processes. Nothing here waits for another process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inpo.methods import Method
 from inpo.randomness import PairNoise, stratified_uniform, torch_rng
 from inpo.schedule import Schedule
+from inpo.training.memory import told_as_fault
 from inpo.training.settings import TrainConfig
 from inpo.training.step import preference_step
 from inpo.training.tally import BUCKETS, PairRows, measure
@@ -24,22 +25,22 @@ from inpo.types import Denoiser, NoisedPairs, PairBatch, PairLoader
 
 
 class Parallel(Protocol):
-    """What a gradient needs to know of the other processes (accelerate's `Accelerator`)."""
+    """What a gradient needs to know of the other processes (accelerate's `PartialState`)."""
 
-    num_processes: int
-    process_index: int
-    device: torch.device
+    @property
+    def num_processes(self) -> int: ...
 
-    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]: ...
+    @property
+    def process_index(self) -> int: ...
 
-    def backward(self, loss: Tensor) -> None: ...
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True)
 class Networks:
-    """`wrapped` synchronises gradients and serves the training forward alone; everything else asks `policy`, the bare module."""
+    """`policy` is trained and inverts; `reference` is what it was at step 0, or None where the method does without."""
 
-    wrapped: nn.Module
     policy: Denoiser
     reference: Denoiser | None
 
@@ -53,13 +54,17 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class Gradient:
-    """What a step measured while its gradient accumulated in `.grad`. Rows are this process's pairs."""
+class Points:
+    """This process's pairs of a step, and where they are trained: all that an attempt at the gradient starts from.
 
-    rows: PairRows
+    `step`: from 0. `times`, `buckets`: of these pairs. `bucket_counts`: of the whole step, `[BUCKETS]`.
+    """
+
+    step: int
+    pairs: PairBatch
+    noised: NoisedPairs
     times: Tensor
     buckets: Tensor
-    ids: tuple[str, ...]
     bucket_counts: Tensor
 
 
@@ -76,7 +81,7 @@ def own_places(times: Tensor, rank: int, processes: int) -> list[int]:
 
 @dataclass(frozen=True)
 class GradientSource:
-    """Everything that the gradient of a step is a function of. Calling it with a step (from 0) leaves its gradient in `.grad`."""
+    """Everything that the gradient of a step is a function of: `points` of a step (from 0), then the call that fills `.grad`."""
 
     networks: Networks
     loader: PairLoader
@@ -84,36 +89,37 @@ class GradientSource:
     config: TrainConfig
     parallel: Parallel
 
-    def __call__(self, step: int) -> Gradient:
-        """Adds the gradient of the mean loss of step `step` to `.grad`, and tells what was seen on the way."""
-        networks, parallel = self.networks, self.parallel
-        times = step_times(networks.policy.schedule, self.config, step)
-        places = own_places(times, parallel.process_index, parallel.num_processes)
-        pairs, noised = self._noised(step, times, places)
-        # Gradients are averaged over processes, so each one's share of the sum counts that many times.
-        share = parallel.num_processes / self.config.pairs_per_step
-        rows = []
-        for cut, last in micro_batches(len(pairs), self.config.micro_batch_pairs):
-            # Until the last micro-batch nobody needs the others' gradients.
-            with nullcontext() if last else parallel.no_sync(networks.wrapped):
-                result = preference_step(cast(Denoiser, networks.wrapped), networks.reference, noised[cut], self.method)
-                parallel.backward(result.losses.sum() * share)
-            rows.append(measure(pairs[range(cut.start, cut.stop)], noised[cut], result, self.method.objective))
-        buckets = networks.policy.schedule.bucket(times, BUCKETS).cpu()
-        return Gradient(PairRows.cat(rows), times[places], buckets[places], pairs.ids, torch.bincount(buckets - 1, minlength=BUCKETS))
-
-    def _noised(self, step: int, times: Tensor, places: list[int]) -> tuple[PairBatch, NoisedPairs]:
+    def points(self, step: int) -> Points:
+        """Reads this process's pairs of the step and finds their training points. Raises `RunFault` where memory does not suffice."""
+        schedule = self.networks.policy.schedule
+        times = step_times(schedule, self.config, step)
+        places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
+        buckets = schedule.bucket(times, BUCKETS).cpu()
         start = step * self.config.pairs_per_step
         pairs = self.loader.fetch([start + place for place in places]).to(self.parallel.device)
-        noise = PairNoise(self.config.seed, step, tuple(places))
-        with torch.no_grad():
-            return pairs, self.method.noising(
-                self.networks.inverter(self.method), pairs, times[places], noise,
+        with torch.no_grad(), told_as_fault("inversion", self.config, step=step):
+            noised = self.method.noising(
+                self.networks.inverter(self.method), pairs, times[places], PairNoise(self.config.seed, step, tuple(places)),
                 lose=self.method.objective.needs.lose, batch_pairs=self.config.inversion_batch_pairs,
             )  # fmt: skip
+        return Points(step, pairs, noised, times[places], buckets[places], torch.bincount(buckets - 1, minlength=BUCKETS))
+
+    def __call__(self, points: Points, scale: float = 1.0) -> PairRows:
+        """Adds this process's share of the step's gradient, times `scale`, to `.grad`; returns what was measured on the way.
+
+        Raises `RunFault` where memory does not suffice.
+        """
+        pairs, noised = points.pairs, points.noised
+        rows = []
+        with told_as_fault("gradient", self.config, step=points.step):
+            for cut in micro_batches(len(pairs), self.config.micro_batch_pairs):
+                result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method)
+                torch.autograd.backward(result.losses.sum() * (scale / self.config.pairs_per_step))
+                rows.append(measure(pairs[range(cut.start, cut.stop)], noised[cut], result, self.method.objective))
+            return PairRows.cat(rows)
 
 
-def micro_batches(count: int, size: int) -> Iterator[tuple[slice, bool]]:
-    """Slices of at most `size`, the remainder last, each with whether it is the last."""
+def micro_batches(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size`, the remainder last."""
     for start in range(0, count, size):
-        yield slice(start, min(start + size, count)), start + size >= count
+        yield slice(start, min(start + size, count))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inpo.errors import InputError
 from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors
+from inpo.training.scaling import LossScale
 from inpo.training.subject import Subject
 
 SCHEMA = 1
@@ -65,12 +66,13 @@ def check_same_config(folder: Path, ours: Mapping[str, object], theirs: Mapping[
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What moves during a run and must survive it. `average` is None where the run keeps none."""
+    """What moves during a run and must survive it. `average` is None where the run keeps none, `scale` where it needs none."""
 
     subject: Subject
     optimizer: torch.optim.Optimizer
     weights: Weights
     average: WeightAverage | None
+    scale: LossScale | None = None
 
     @cached_property
     def reference_sha256(self) -> str | None:
@@ -93,7 +95,7 @@ class Snapshot:
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
         state = {
             "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "watch": watch,
-            "config": config,
+            "loss_scale": self.scale.state() if self.scale else None, "config": config,
         }  # fmt: skip
         (folder / STATE).write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
 
@@ -102,6 +104,8 @@ class Snapshot:
         self._check_same_reference(folder)
         self.read_weights(folder)
         load_optimizer_tensors(self.optimizer, self.weights, _below(_tensors(folder / OPTIMIZER), _OPTIMIZER))
+        if self.scale:
+            self.scale.load(read_state(folder).get("loss_scale"))
 
     def read_weights(self, folder: Path) -> None:
         """The policy and the average alone: all that a result is made of."""

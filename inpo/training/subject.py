@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from inpo.types import Denoiser
+from inpo.types import Denoiser, Dtype
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,17 @@ class Subject:
 
     `save_policy(folder)`, `load_policy(folder)`: into and out of an existing folder, without rounding and without pickle;
     loading is in place. A reference that is no module of its own (an adapter switched off) must ask the policy's module,
-    where its evaluations are counted. `identity_tolerance`: how far the margin u may be from 0 before the first step,
-    where policy and reference are the same network: 1e-4 for eager fp32; other kernels on both sides state their own.
+    where its evaluations are counted. `dtype`: what both compute in; with "fp16" the loss is scaled. `identity_tolerance`: how
+    far the margin u may be from 0 before the first step, where policy and reference are the same network; None: `dtype`'s own,
+    for the same kernels on both sides (`checks.IDENTITY_TOLERANCE`).
     """
 
     policy: nn.Module
     reference: Denoiser | None
     save_policy: Callable[[Path], None]
     load_policy: Callable[[Path], None]
-    identity_tolerance: float = 1e-4
+    dtype: Dtype = "fp32"
+    identity_tolerance: float | None = None
 
     def reference_sha256(self) -> str | None:
         """Hex digest of what the policy is compared with, which never changes; None where there is no reference.

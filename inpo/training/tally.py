@@ -1,4 +1,4 @@
-"""What is measured on the pairs of one optimiser step, and its one collective: sums, faults and signals travel together."""
+"""What is measured on the pairs of one optimiser step, and the collective of it: sums, faults and signals travel together."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ COLUMNS = (
 )  # fmt: skip
 CHECKED = ("clean latent", "noised latent", "target", "policy's prediction", "reference's prediction", "loss")
 """In the order of cause and effect: the first that is not finite is the one to look at."""
+
+_OWN = 6
+"""Numbers of a process besides its sums: failed, bad pairs, largest margin, forwards, signal, memory."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,6 @@ class Local:
     times: Tensor
     buckets: Tensor
     ids: tuple[str, ...]
-    grad_norm: float
     forwards: int
     signal: int
     peak_memory_bytes: int
@@ -103,33 +105,42 @@ class Local:
 
 @dataclass(frozen=True)
 class Summary:
-    """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`; `signal`: 0 or the signal that any process got."""
+    """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`; `signal`: 0 or the signal that any process got.
+
+    `failed`: how many processes could not do their share; the other numbers mean nothing then.
+    """
 
     sums: Tensor
+    failed: int
     bad_pairs: int
-    grad_norm: float
     largest_margin: float
     forwards: int
     signal: int
     peak_memory_bytes: int
 
 
-def gather(local: Local, device: torch.device) -> Summary:
-    """The one metrics collective of an optimiser step."""
-    sums = bucket_sums(local.rows.values, local.buckets)
-    margins = local.rows.values[:, COLUMNS.index("margin")].abs()
-    own = [local.rows.bad.any(1).sum().item(), local.grad_norm, margins.max().item(), local.forwards, local.signal, local.peak_memory_bytes]
-    everybody = gather_rows(torch.cat([sums.flatten(), torch.tensor(own, dtype=torch.float64)]), device)
-    bad, norm, margin, forwards, signal, memory = everybody[:, sums.numel() :].T
+def gather(local: Local | None, device: torch.device) -> Summary:
+    """The one metrics collective of an optimiser step, before gradients are added up. None: this process could not do its share."""
+    own = torch.zeros(_OWN + BUCKETS * len(COLUMNS), dtype=torch.float64) if local is None else _vector(local)
+    own[0] = local is None
+    everybody = gather_rows(own, device)
+    failed, bad, margin, forwards, signal, memory = everybody[:, :_OWN].T
     return Summary(
-        sums=everybody[:, : sums.numel()].sum(0).view_as(sums),
+        sums=everybody[:, _OWN:].sum(0).view(BUCKETS, len(COLUMNS)),
+        failed=int(failed.sum()),
         bad_pairs=int(bad.sum()),
-        grad_norm=float(norm[0]) if bool(norm.isfinite().all()) else math.nan,
         largest_margin=float(margin.max()),
         forwards=int(forwards.sum()),
         signal=int(signal.max()),
         peak_memory_bytes=int(memory.max()),
     )
+
+
+def _vector(local: Local) -> Tensor:
+    sums = bucket_sums(local.rows.values, local.buckets)
+    margins = local.rows.values[:, COLUMNS.index("margin")].abs()
+    own = [0, local.rows.bad.any(1).sum().item(), margins.max().item(), local.forwards, local.signal, local.peak_memory_bytes]
+    return torch.cat([torch.tensor(own, dtype=torch.float64), sums.flatten()])
 
 
 def first_not_finite(local: Local) -> tuple[str, list[tuple[str, float]]]:

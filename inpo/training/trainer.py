@@ -8,20 +8,21 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
-from accelerate import Accelerator
+import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from inpo.errors import InputError
+from inpo.errors import InputError, RunFault
 from inpo.methods import Method
 from inpo.training import checks, tally
-from inpo.training.distributed import processes
-from inpo.training.gradient import Gradient, GradientSource, Networks
+from inpo.training.distributed import add_up_gradients, processes, raise_everywhere, start_alike
+from inpo.training.gradient import GradientSource, Networks, Points
+from inpo.training.memory import told_as_fault
 from inpo.training.metrics import ForwardCounter, peak_memory_bytes
 from inpo.training.optim import WeightAverage, learning_rate, make_optimizer, trainable
+from inpo.training.scaling import MAX_OVERFLOWS, LossScale
 from inpo.training.settings import Settings
 from inpo.training.snapshot import Snapshot
-from inpo.training.stop import Stop
+from inpo.training.stop import StepDropped, Stop
 from inpo.training.subject import Subject
 from inpo.training.validation import Validation
 from inpo.types import Denoiser, PairLoader
@@ -35,38 +36,47 @@ class Outcome:
     signal: int
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What came out of the attempts at a step's gradient, which is in `.grad` now."""
+
+    points: Points
+    summary: tally.Summary
+    norm: float
+    scale: float
+    overflows: int
+
+
 class Trainer:
     """The state of a run between two optimiser steps, and the step itself: a pure function of that state and the step's number."""
 
     def __init__(self, subject: Subject, loader: PairLoader, *, method: Method, settings: Settings, stop: Stop) -> None:
         self.subject, self.settings, self.method, self.stop = subject, settings, method, stop
+        self.parallel = processes()
         # Dropout would make the policy differ from its reference at step 0 and the run depend on a generator's state.
-        policy = subject.policy.eval()
+        policy = subject.policy.eval().to(self.parallel.device)
         self.weights = trainable(policy)
-        optimizer = make_optimizer(settings.optimizer, self.weights)
-        processes()
-        self.accelerator = Accelerator(mixed_precision="no")
         self._check_size()
         self._check_walks()
-        wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
-        if isinstance(wrapped, DistributedDataParallel):
-            # Buffers never change here, so there is nothing to broadcast before each forward pass.
-            wrapped.forward_sync_buffers = False
+        start_alike(self.weights.values())
+        self.optimizer = make_optimizer(settings.optimizer, self.weights)
         decay = settings.train.average_decay
         self.average = None if decay is None else WeightAverage(self.weights, decay)
-        self.snapshot = Snapshot(subject, optimizer, self.weights, self.average)
-        self.networks = Networks(wrapped, cast(Denoiser, policy), self._placed_reference())
-        self.gradient = GradientSource(self.networks, loader, method, settings.train, self.accelerator)
-        self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.accelerator)
+        self.scale = LossScale() if subject.dtype == "fp16" else None
+        self.snapshot = Snapshot(subject, self.optimizer, self.weights, self.average, self.scale)
+        self.networks = Networks(cast(Denoiser, policy), self._placed_reference())
+        self.gradient = GradientSource(self.networks, loader, method, settings.train, self.parallel)
+        self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.parallel)
         self._hooks = ExitStack()
         self.counter = ForwardCounter([module for module in (policy, subject.reference) if isinstance(module, nn.Module)])
         self._hooks.callback(self.counter.close)
-        if self.accelerator.num_processes == 1:
+        self._alone = self.parallel.num_processes == 1
+        if self._alone:
             # With several processes a step can only end together, at its collective.
             self._hooks.callback(policy.register_forward_pre_hook(lambda *_: stop.check()).remove)
 
     def _check_size(self) -> None:
-        pairs, count = self.settings.train.pairs_per_step, self.accelerator.num_processes
+        pairs, count = self.settings.train.pairs_per_step, self.parallel.num_processes
         if pairs < count:
             raise InputError(f"train.pairs_per_step={pairs} is fewer than the {count} processes; each needs at least one pair")
 
@@ -78,63 +88,103 @@ class Trainer:
 
     def _placed_reference(self) -> Denoiser | None:
         if isinstance(self.subject.reference, nn.Module):
-            self.subject.reference.to(self.accelerator.device).eval()
+            self.subject.reference.to(self.parallel.device).eval()
         return self.subject.reference
 
     def step_once(self, step: int) -> Outcome:
-        """Optimiser step `step`, from 0. Raises `StepDropped` or `RunFault` with weights and optimiser as they were."""
+        """Optimiser step `step`, from 0. Raises what stopped it with weights and optimiser as they were, but for `TornStep`.
+
+        Several processes raise together: what one of them meets is told before anybody waits for gradients.
+        """
         began, images = time.perf_counter(), self.counter.images
         try:
             with self.droppable():
-                self.stop.check()
-                gradient = self.gradient(step)
-            local = self._local(gradient, self.counter.images - images)
-            summary = tally.gather(local, self.accelerator.device)
-            self._check(step, local, summary)
+                found = self._gradient(step, images)
             rate = self._move(step)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - began
-        return Outcome(self._line(step, gradient, summary, rate=rate, seconds=seconds), summary.signal)
+        return Outcome(self._line(step, found, rate=rate, seconds=time.perf_counter() - began), found.summary.signal)
 
     def droppable(self) -> AbstractContextManager[None]:
         """Inside, an interruption ends at once what is under way. Several processes can only end together, at a step's collective."""
-        return self.stop.droppable() if self.accelerator.num_processes == 1 else nullcontext()
+        return self.stop.droppable() if self._alone else nullcontext()
 
-    def _local(self, gradient: Gradient, images: int) -> tally.Local:
-        clip = self.settings.optimizer.clip
-        norm = self.accelerator.clip_grad_norm_(self.weights.values(), math.inf if clip is None else clip)
-        return tally.Local(
-            gradient.rows, gradient.times, gradient.buckets, gradient.ids, float(norm),
-            forwards=images, signal=self.stop.signal, peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
+    def _gradient(self, step: int, images: int) -> _Found:
+        """Attempts until one is finite. In fp16 an overflow is tried again at half the scale: the same pairs, times and noise."""
+        points = None
+        for overflows in range(MAX_OVERFLOWS):
+            points, local = self._share(step, points, images)
+            summary = tally.gather(local if isinstance(local, tally.Local) else None, self.parallel.device)
+            if summary.failed or points is None or not isinstance(local, tally.Local):
+                raise_everywhere(local if isinstance(local, Exception) else None)
+            self._check(step, local, summary)
+            norm = self._norm()
+            if self.scale is None or math.isfinite(norm):
+                checks.check_gradient(step + 1, norm)
+                return _Found(points, summary, norm, self._scale(), overflows)
+            self.scale.overflowed()
+            self.optimizer.zero_grad(set_to_none=True)
+        raise checks.too_many_overflows(step + 1, 2 * self._scale())
+
+    def _scale(self) -> float:
+        return self.scale.scale if self.scale else 1.0
+
+    def _share(self, step: int, points: Points | None, images: int) -> tuple[Points | None, tally.Local | Exception]:
+        """This process's share of an attempt, with `points` if they are known; or why there is none."""
+        try:
+            self.stop.check()
+            points = points or self.gradient.points(step)
+            rows = self.gradient(points, self._scale())
+        except StepDropped:
+            raise
+        except OSError as error:
+            return points, RunFault(f"step {step + 1}: the system failed while its pairs were read: {error}")
+        except Exception as error:  # whatever it was, the others must hear of it before they wait for gradients
+            return points, error
+        return points, tally.Local(
+            rows, points.times, points.buckets, points.pairs.ids, forwards=self.counter.images - images,
+            signal=self.stop.signal, peak_memory_bytes=peak_memory_bytes(self.parallel.device),
         )  # fmt: skip
 
     def _check(self, step: int, local: tally.Local, summary: tally.Summary) -> None:
-        checks.check_finite(step + 1, local, summary)
+        checks.check_finite(step + 1, local, summary, dtype=self.subject.dtype)
         if step == 0:
             loss = float(summary.sums[:, 0].sum()) / self.settings.train.pairs_per_step
-            checks.check_identity(self.method, summary, loss=loss, tolerance=self.subject.identity_tolerance)
-        checks.check_gradient(step + 1, summary)
+            checks.check_identity(self.method, summary, loss=loss, tolerance=_tolerance(self.subject))
+
+    def _norm(self) -> float:
+        """Adds gradients up over processes, takes the loss scale out, clips. The norm before clipping; the same on all processes."""
+        weights = list(self.weights.values())
+        add_up_gradients(weights)
+        if self.scale:
+            torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], 1 / self.scale.scale)
+        clip = self.settings.optimizer.clip
+        return float(nn.utils.clip_grad_norm_(weights, math.inf if clip is None else clip))
 
     def _move(self, step: int) -> float:
         rate = learning_rate(self.settings.optimizer, step, self.settings.train.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
-        if self.average:
-            self.average.update(step + 1)
+        with told_as_fault("optimiser", self.settings.train, step=step):
+            self.optimizer.step()
+            if self.average:
+                self.average.update(step + 1)
+        if self.scale:
+            self.scale.moved()
         return rate
 
-    def _line(self, step: int, gradient: Gradient, summary: tally.Summary, *, rate: float, seconds: float) -> dict[str, object]:
-        pairs = self.settings.train.pairs_per_step
-        counts = gradient.bucket_counts.tolist()
+    def _line(self, step: int, found: _Found, *, rate: float, seconds: float) -> dict[str, object]:
+        pairs, summary = self.settings.train.pairs_per_step, found.summary
+        counts = found.points.bucket_counts.tolist()
         by_bucket = {
             str(k): {"pairs": count, **tally.means(summary.sums[k - 1], count)} for k, count in enumerate(counts, start=1) if count
         }
+        scaling = {"loss_scale": found.scale, "overflows": found.overflows} if self.scale else {}
         return {
             "step": step + 1,
             **tally.means(summary.sums.sum(0), pairs),
-            "grad_norm": summary.grad_norm,
+            "grad_norm": found.norm,
+            **scaling,
             "lr": rate,
             "pairs_per_second": pairs / seconds,
             "unet_forwards_per_pair": summary.forwards / pairs,
@@ -149,3 +199,8 @@ class Trainer:
     def close(self) -> None:
         """Takes the hooks off the networks."""
         self._hooks.close()
+
+
+def _tolerance(subject: Subject) -> float:
+    own = subject.identity_tolerance
+    return checks.IDENTITY_TOLERANCE[subject.dtype] if own is None else own

@@ -78,7 +78,7 @@ class Validation:
         inverter = self.networks.inverter(self.method)
         noised = self.method.noising(inverter, batch, times, noise, lose=objective.needs.lose, batch_pairs=size)
         rows = []
-        for cut, _ in micro_batches(len(batch), size):
+        for cut in micro_batches(len(batch), size):
             result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method)
             rows.append(measure(batch[range(cut.start, cut.stop)], noised[cut], result, objective))
         return PairRows.cat(rows)

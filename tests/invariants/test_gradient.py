@@ -105,7 +105,7 @@ def test_a_batch_of_n_is_n_batches_of_one(name: str) -> None:
     made = trainer(MemoryLoader(dtype=torch.float64), moved_subject(torch.float64), name=name)
     source = made.gradient
     times = step_times(made.networks.policy.schedule, TRAIN, 0)
-    _, noised = source._noised(0, times, list(range(8)))
+    noised = source.points(0).noised
     whole = preference_step(made.networks.policy, made.networks.reference, noised, method(name)).losses
     ones = [preference_step(made.networks.policy, made.networks.reference, noised[[i]], method(name)).losses for i in range(8)]
     assert len(set(times.tolist())) == 8
@@ -123,6 +123,6 @@ def test_every_pair_of_a_step_belongs_to_one_process_and_work_is_even() -> None:
 
 
 def test_micro_batches_cover_everything_once() -> None:
-    """The remainder is last, and only the last one is last."""
-    assert list(micro_batches(7, 3)) == [(slice(0, 3), False), (slice(3, 6), False), (slice(6, 7), True)]
-    assert list(micro_batches(2, 9)) == [(slice(0, 2), True)]
+    """The remainder is last."""
+    assert list(micro_batches(7, 3)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert list(micro_batches(2, 9)) == [slice(0, 2)]
