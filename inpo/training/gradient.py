@@ -96,8 +96,8 @@ class GradientSource:
         places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
         buckets = schedule.bucket(times, BUCKETS).cpu()
         start = step * self.config.pairs_per_step
-        pairs = self.loader.fetch([start + place for place in places]).to(self.parallel.device)
         with torch.no_grad(), told_as_fault("inversion", self.config, step=step):
+            pairs = self.loader.fetch([start + place for place in places]).to(self.parallel.device)
             noised = self.method.noising(
                 self.networks.inverter(self.method), pairs, times[places], PairNoise(self.config.seed, step, tuple(places)),
                 lose=self.method.objective.needs.lose, batch_pairs=self.config.inversion_batch_pairs,
