@@ -9,6 +9,8 @@ import pytest
 
 from tests.training_runs import start_ranks
 
+DISK = "[Errno 5] Input/output error: 'pairs.parquet'"
+
 
 @pytest.fixture(scope="module")
 def main_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
@@ -32,7 +34,7 @@ def main_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
         (
             "disk",
             "RunFault",
-            "process 1: step 3: the system failed while its pairs were read: [Errno 5] Input/output error: 'pairs.parquet'",
+            f"process 1: step 3: the system failed while its pairs were read: {DISK}",
         ),
         ("mistake", "RunFault", "process 1: KeyError: 'caption'"),
     ],
