@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from inpo.checking import one_of, whole
 from inpo.errors import InputError

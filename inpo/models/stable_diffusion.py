@@ -29,7 +29,7 @@ class StableDiffusionDenoiser(nn.Module):
     them one constant per run, as published. `pixels_per_latent` says how large that is.
 
     With dtype "bf16" or "fp16" the weights stay fp32 and autocast rounds them on the way into each operation, so that an optimiser
-    step of 1e-5 is not lost in bf16's 8 bits or fp16's 11. `reference()` takes the very same path: β/2 multiplies the difference of two
+    step of 1e-5 is not lost in bf16's 8 bits or fp16's 11. `reference()` takes the same path: β/2 multiplies the difference of two
     nearly equal errors, and must not meet two different roundings.
     """
 
