@@ -17,11 +17,9 @@ from inpo.models.sizes import ModelSizes, model_sizes
 from inpo.noising import Noising
 from inpo.objectives import Objective
 from inpo.schedule import Schedule
+from inpo.training.optim import WORD, state_bytes
 
 GIB = 1 << 30
-WORD = 4
-# Adafactor keeps one row and one column of a matrix's second moments: next to nothing.
-OPTIMIZER_WORDS = {"adamw": 2, "adafactor": 0}
 
 
 def describe(experiment: Experiment) -> str:
@@ -71,10 +69,11 @@ def _training_pairs(experiment: Experiment) -> int | None:
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
     """Policy, its gradient and optimiser state, the reference if there is one, averaged weights, frozen encoders; all fp32."""
-    copies = 2 + OPTIMIZER_WORDS[experiment.optimizer.name]
+    copies = 2
     copies += experiment.method.objective.needs.reference
     copies += experiment.train.average_decay is not None
-    return WORD * (copies * sizes.unet + sizes.frozen)
+    state = sum(state_bytes(experiment.optimizer.name, shape) for shape in sizes.unet_shapes)
+    return WORD * (copies * sizes.unet + sizes.frozen) + state
 
 
 @dataclasses.dataclass(frozen=True)

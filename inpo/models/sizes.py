@@ -15,9 +15,11 @@ from inpo.models.parts import Parts
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Parameters of the UNet, and of the frozen VAE and text encoders together; the UNet's own picture side in latents, and scale."""
+    """Parameters of the UNet, with the shape of each, and of the frozen VAE and text encoders together; the UNet's own picture side in
+    latents, and scale."""
 
     unet: int
+    unet_shapes: tuple[tuple[int, ...], ...]
     frozen: int
     latent_side: int
     latent_channels: int
@@ -35,6 +37,7 @@ def model_sizes(parts: Parts) -> ModelSizes:
     side = unet.config.sample_size
     return ModelSizes(
         unet=_count(unet),
+        unet_shapes=tuple(tuple(parameter.shape) for parameter in unet.parameters()),
         frozen=sum(map(_count, (vae, *texts))),
         latent_side=side if isinstance(side, int) else side[0],
         latent_channels=unet.config.in_channels,

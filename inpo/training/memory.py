@@ -45,6 +45,6 @@ def _message(error: BaseException, phase: Phase, config: TrainConfig) -> str:
         "inversion": f"lower train.inversion_batch_pairs (now {config.inversion_batch_pairs}) and continue with --resume latest",
         "gradient": f"lower train.micro_batch_pairs (now {config.micro_batch_pairs}) or set model.gradient_checkpointing=true, "
         "and continue with --resume latest",
-        "optimiser": "optimizer.name=adamw8bit or adafactor keeps less",
+        "optimiser": "optimizer.name=adamw8bit keeps a quarter of AdamW's state",
     }[phase]
     return f"out of memory in the {phase} ({said}): {free}; a new run with a lora or a smaller data.resolution needs less"

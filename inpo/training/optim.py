@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from inpo.errors import InputError
-from inpo.training.settings import OptimizerConfig
+from inpo.training.settings import OptimizerConfig, OptimizerName
 
 Weights = Mapping[str, nn.Parameter]
+
+
+class _Adam(TypedDict):
+    betas: tuple[float, float]
+    eps: float
+
+
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+WORD = 4
+EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256
+"""bitsandbytes keeps smaller parameters in 32 bits; of others it keeps one byte a number and one scale a block."""
+_ADAM: _Adam = {"betas": (0.9, 0.999), "eps": 1e-8}
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -34,26 +47,56 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def make_optimizer(config: OptimizerConfig, weights: Weights) -> torch.optim.Optimizer:
-    """AdamW (0.9, 0.999, 1e-8), or transformers' Adafactor with its own rate switched off, as InPO's SDXL recipe uses it."""
+    """AdamW (0.9, 0.999, 1e-8), in 32 bits or bitsandbytes' 8, or transformers' Adafactor as InPO's SDXL recipe uses it.
+
+    AdamW is torch's fused one wherever there is one: it needs no memory beside its state, and adds in a fixed order.
+    """
     parameters = list(weights.values())
     if config.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
+        fused = all(parameter.device.type in FUSED_DEVICES for parameter in parameters)
+        return torch.optim.AdamW(parameters, lr=config.lr, **_ADAM, weight_decay=config.weight_decay, fused=fused)
+    if config.name == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        eight: torch.optim.Optimizer = AdamW8bit(parameters, lr=config.lr, **_ADAM, weight_decay=config.weight_decay)
+        return eight
     from transformers.optimization import Adafactor
 
+    # Its own rate is switched off: with these on, the configured one would be multiplied or ignored.
     adafactor: torch.optim.Optimizer = Adafactor(
         parameters, lr=config.lr, weight_decay=config.weight_decay, clip_threshold=1.0, scale_parameter=False, relative_step=False
     )
     return adafactor
 
 
+def state_bytes(name: OptimizerName, shape: Sequence[int]) -> int:
+    """What the optimiser keeps for one parameter of this shape, in memory and in a checkpoint, but for a few numbers."""
+    count = math.prod(shape)
+    if name == "adafactor" and len(shape) > 1:
+        # transformers takes the last two axes for the matrix: of a 3×3 convolution it keeps two thirds of a moment.
+        return WORD * (count // shape[-1] + count // shape[-2])
+    if name == "adafactor":
+        return WORD * count
+    if name == "adamw8bit" and count >= EIGHT_BIT_FROM:
+        return 2 * (count + WORD * -(-count // EIGHT_BIT_BLOCK) + WORD * 256)
+    return 2 * WORD * count
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, weights: Weights) -> dict[str, Tensor]:
     """The optimiser's state as named tensors, `<parameter>/<entry>`; a plain count becomes a 0-d int64."""
     state = optimizer.state
     return {
-        f"{name}/{entry}": value.detach() if isinstance(value, Tensor) else torch.tensor(value)
+        f"{name}/{entry}": _as_tensor(entry, value)
         for name, parameter in weights.items()
         for entry, value in state.get(parameter, {}).items()
     }
+
+
+def _as_tensor(entry: str, value: Tensor | int) -> Tensor:
+    if not isinstance(value, Tensor):
+        return torch.tensor(value)
+    # bitsandbytes shares its two tables of 256 numbers between all parameters; a file holds no tensor twice.
+    return value.detach().clone() if entry.startswith("qmap") else value.detach()
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, weights: Weights, tensors: Mapping[str, Tensor]) -> None:
@@ -68,16 +111,17 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, weights: Weights, t
         entries[name][entry] = int(value) if count else value
     if any(entries.values()) and (missing := [name for name, found in entries.items() if not found]):
         raise InputError(f"the optimiser's state has nothing for {missing[0]!r} ({len(missing)} of {len(entries)} parameters)")
+    fused = bool(optimizer.defaults.get("fused"))
     for name, parameter in weights.items():
         if entries[name]:
-            optimizer.state[parameter] = {entry: _beside(parameter, value) for entry, value in entries[name].items()}
+            optimizer.state[parameter] = {entry: _beside(parameter, value, fused=fused) for entry, value in entries[name].items()}
 
 
-def _beside(parameter: nn.Parameter, value: Tensor | int) -> Tensor | int:
+def _beside(parameter: nn.Parameter, value: Tensor | int, *, fused: bool) -> Tensor | int:
     if not isinstance(value, Tensor):
         return value
-    # torch keeps AdamW's step count on the CPU: on the device, every step would wait for it.
-    return value.to(parameter.device if value.dim() else "cpu", copy=True)
+    # Fused AdamW counts its steps on the device; the other one on the CPU, because every step would wait for it.
+    return value.to(parameter.device if value.dim() or fused else "cpu", copy=True)
 
 
 def _wide(parameter: nn.Parameter) -> Tensor:

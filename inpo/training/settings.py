@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from inpo.checking import number, one_of, whole
 from inpo.errors import InputError
 
-OPTIMIZERS = ("adamw", "adafactor")
+OptimizerName = Literal["adamw", "adamw8bit", "adafactor"]
+OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "adamw8bit", "adafactor")
 LR_SCHEDULES = ("constant", "cosine")
 METRICS = {
     "validation.loss": "lower", "validation.implicit_accuracy": "higher", "validation.margin": "higher", "validation.win_error": "lower",
@@ -81,10 +83,11 @@ class TrainConfig:
 class OptimizerConfig:
     """`lr` is the effective learning rate: nothing multiplies it by batch or devices. Raises `InputError` naming `optimizer.<key>`.
 
+    `name`: "adamw8bit" keeps AdamW's moments in 8 bits each and needs bitsandbytes; "adafactor" keeps the second one's sums alone.
     `warmup_steps`: linear, and the first step already moves. `schedule`: after the warm-up. `clip`: global gradient norm; None is off.
     """
 
-    name: Literal["adamw", "adafactor"] = "adamw"
+    name: OptimizerName = "adamw"
     lr: float = 1.024e-5
     warmup_steps: int = 200
     schedule: Literal["constant", "cosine"] = "constant"
@@ -93,6 +96,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         one_of("optimizer.name", self.name, OPTIMIZERS)
+        if self.name == "adamw8bit" and find_spec("bitsandbytes") is None:
+            raise InputError("optimizer.name='adamw8bit' needs bitsandbytes: pip install 'inpo[bnb]', or choose adamw or adafactor")
         one_of("optimizer.schedule", self.schedule, LR_SCHEDULES)
         number("optimizer.lr", self.lr, low=0, above=True)
         number("optimizer.weight_decay", self.weight_decay, low=0)

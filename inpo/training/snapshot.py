@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inpo.errors import InputError
-from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors
+from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors, state_bytes
 from inpo.training.scaling import LossScale
+from inpo.training.settings import OptimizerName
 from inpo.training.subject import Subject
 
 SCHEMA = 1
@@ -73,6 +74,7 @@ class Snapshot:
     weights: Weights
     average: WeightAverage | None
     scale: LossScale | None = None
+    optimizer_name: OptimizerName = "adamw"
 
     @cached_property
     def reference_sha256(self) -> str | None:
@@ -122,9 +124,10 @@ class Snapshot:
             )
 
     def expected_bytes(self) -> int:
-        """About how large a checkpoint will be: weights, AdamW's two moments (Adafactor's are negligible), average."""
-        copies = 1 + (2 if isinstance(self.optimizer, torch.optim.AdamW) else 0) + (1 if self.average else 0)
-        return copies * sum(parameter.numel() * parameter.element_size() for parameter in self.weights.values())
+        """About how large a checkpoint will be: weights, the optimiser's state, average."""
+        copies = 2 if self.average else 1
+        state = sum(state_bytes(self.optimizer_name, parameter.shape) for parameter in self.weights.values())
+        return state + copies * sum(parameter.numel() * parameter.element_size() for parameter in self.weights.values())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

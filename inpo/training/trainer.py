@@ -63,7 +63,7 @@ class Trainer:
         decay = settings.train.average_decay
         self.average = None if decay is None else WeightAverage(self.weights, decay)
         self.scale = LossScale() if subject.dtype == "fp16" else None
-        self.snapshot = Snapshot(subject, self.optimizer, self.weights, self.average, self.scale)
+        self.snapshot = Snapshot(subject, self.optimizer, self.weights, self.average, self.scale, settings.optimizer.name)
         self.networks = Networks(cast(Denoiser, policy), self._placed_reference())
         self.gradient = GradientSource(self.networks, loader, method, settings.train, self.parallel)
         self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.parallel)

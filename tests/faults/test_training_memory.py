@@ -10,9 +10,9 @@ from torch import Tensor
 
 from inpo.errors import RunFault
 from inpo.training.memory import TornStep, is_out_of_memory
-from inpo.training.subject import Subject, plain_subject
+from inpo.training.subject import Subject
 from inpo.types import Condition
-from tests.tiny_denoiser import TinyDenoiser, tiny_subject
+from tests.tiny_denoiser import TinyDenoiser, plain_subject, tiny_subject
 from tests.training_runs import final_bytes, settings, train, trainer
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.64 GiB of which …")

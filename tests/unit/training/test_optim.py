@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,16 @@ from inpo.training.optim import (
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
+    state_bytes,
     trainable,
 )  # fmt: skip
 from inpo.training.settings import OPTIMIZERS
 
 
 def net(seed: int = 0) -> nn.Module:
-    """A matrix, a vector and a convolution: what Adafactor factors, and what it does not."""
+    """Matrices, vectors and a convolution, below and above 4096 numbers: what is factored, what is kept in 8 bits, and what is not."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 1))
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 400), nn.Linear(400, 1))
 
 
 def step(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
@@ -56,7 +58,7 @@ def test_adamw_is_the_papers() -> None:
     """(0.9, 0.999), 1e-8, decoupled weight decay."""
     made = make_optimizer(OptimizerConfig(weight_decay=0.5), trainable(net()))
     assert isinstance(made, torch.optim.AdamW)
-    assert [made.defaults[name] for name in ("betas", "eps", "weight_decay")] == [(0.9, 0.999), 1e-8, 0.5]
+    assert [made.defaults[name] for name in ("betas", "eps", "weight_decay", "fused")] == [(0.9, 0.999), 1e-8, 0.5, True]
 
 
 def test_adafactor_takes_its_rate_from_us() -> None:
@@ -68,12 +70,14 @@ def test_adafactor_takes_its_rate_from_us() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_survives_the_disk_bit_for_bit(tmp_path: Path, name: str) -> None:
-    """Three steps, save, load into a new optimiser, two more steps = five steps."""
+    """Three steps, save, load into a new optimiser, two more steps = five steps. The file is as large as was expected."""
     first = net()
     optimizer = make_optimizer(OptimizerConfig(name=name, lr=1e-2), trainable(first))
     for seed in range(3):
         step(first, optimizer, seed)
     save_file(optimizer_tensors(optimizer, trainable(first)), tmp_path / "o.safetensors")
+    expected = sum(state_bytes(name, parameter.shape) for parameter in first.parameters())
+    assert expected == pytest.approx(sum(tensor.nbytes for tensor in load_file(tmp_path / "o.safetensors").values()), abs=100)
     second = copy.deepcopy(first)
     resumed = make_optimizer(OptimizerConfig(name=name, lr=1e-2), trainable(second))
     load_optimizer_tensors(resumed, trainable(second), load_file(tmp_path / "o.safetensors"))
@@ -81,6 +85,39 @@ def test_state_survives_the_disk_bit_for_bit(tmp_path: Path, name: str) -> None:
         step(first, optimizer, seed)
         step(second, resumed, seed)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_adamw_in_8_bits_is_adamw_to_a_few_percent() -> None:
+    """Ten steps of both: the large matrix keeps one byte a moment, and the weights move as far and in the same direction."""
+    moved = []
+    for name in ("adamw", "adamw8bit"):
+        module = net()
+        before = module[2].weight.detach().clone()
+        optimizer = make_optimizer(OptimizerConfig(name=name, lr=1e-3), trainable(module))
+        for seed in range(10):
+            step(module, optimizer, seed)
+        moved.append((module[2].weight - before).detach())
+    assert {value.dtype for key, value in optimizer.state[module[2].weight].items() if key.startswith("state")} == {torch.uint8}
+    assert float((moved[1] - moved[0]).norm() / moved[0].norm()) < 0.05
+
+
+def test_without_bitsandbytes_8_bits_are_refused_at_the_entrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a pair or a weight is read, with the line to type."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=r"needs bitsandbytes: pip install 'inpo\[bnb\]'"):
+        OptimizerConfig(name="adamw8bit")
+
+
+def test_fused_counts_stay_on_the_device() -> None:
+    """A count on the CPU beside moments on a GPU would end the first resumed step. `meta` stands for the GPU."""
+    weight = {"w": nn.Parameter(torch.zeros(2, device="meta"))}
+    tensors = {"w/step": torch.tensor(3.0), "w/exp_avg": torch.zeros(2)}
+    for fused, device in ((True, "meta"), (False, "cpu")):
+        optimizer = torch.optim.AdamW(weight.values())
+        optimizer.defaults["fused"] = fused
+        load_optimizer_tensors(optimizer, weight, tensors)
+        state = optimizer.state[weight["w"]]
+        assert (state["step"].device.type, state["exp_avg"].device.type) == (device, "meta")
 
 
 def test_a_state_that_does_not_fit_is_refused_by_name() -> None:
@@ -92,7 +129,7 @@ def test_a_state_that_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"has 'lora\.up', which is no trainable parameter"):
         load_optimizer_tensors(optimizer, trainable(module), tensors | {"lora.up/exp_avg": torch.zeros(1)})
     short = {name: value for name, value in tensors.items() if not name.startswith("2.bias")}
-    with pytest.raises(InputError, match=r"has nothing for '2\.bias' \(1 of 4 parameters\)"):
+    with pytest.raises(InputError, match=r"has nothing for '2\.bias' \(1 of 6 parameters\)"):
         load_optimizer_tensors(optimizer, trainable(module), short)
 
 

@@ -13,9 +13,9 @@ import torch
 
 from inpo.errors import InputError, RunFault
 from inpo.training.scaling import FIRST, GROW_AFTER_STEPS, LARGEST, MAX_OVERFLOWS, LossScale
-from inpo.training.subject import Subject, plain_subject
+from inpo.training.subject import Subject
 from inpo.types import Condition
-from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, tiny_subject
+from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, plain_subject, tiny_subject
 from tests.training_runs import final_bytes, metrics, train, trainer
 
 SCALING = ("loss_scale", "overflows")
