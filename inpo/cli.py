@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 
 from inpo import cli_data
-from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation, interrupted
+from inpo.cli_interruption import interrupted, interruptible, outside_training, pictures_kept
+from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation
 from inpo.errors import InputError, Interrupted, RunFault
 
 app = typer.Typer(
@@ -39,13 +40,15 @@ def demo(
     null: Annotated[bool, typer.Option("--null", help="Add the control that trains on shuffled labels.")] = False,
 ) -> None:
     """See a model become preferred, in minutes."""
-    from inpo.console import print_summary
-    from inpo.demo import run_demo
+    again = f"run it again with: inpo demo --force --out {shlex.quote(str(out))}"
+    with interruptible(lambda: f"the demo is not complete; {again}"):
+        from inpo.console import print_summary
+        from inpo.demo import run_demo
 
-    try:
-        print_summary(run_demo(out, force=force, null=null))
-    except Interrupted as stop:
-        raise interrupted(str(stop), stop.signal, f"run it again with: inpo demo --force --out {out}") from None
+        try:
+            print_summary(run_demo(out, force=force, null=null))
+        except Interrupted as stop:
+            raise interrupted(str(stop), stop.signal, again) from None
     print(f"report: {out / 'report.html'}")
 
 
@@ -59,21 +62,23 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print sizes and cost, train nothing.")] = False,
 ) -> None:
     """Align a model with preference pairs."""
-    from inpo.compose import Resume
-    from inpo.compose import train as run
-    from inpo.config import load_experiment
+    command = ["inpo", "train", recipe, *(overrides or []), "--out", str(out)]
+    with interruptible(lambda: outside_training(command, out, force=force)):
+        from inpo.compose import Resume
+        from inpo.compose import train as run
+        from inpo.config import load_experiment
 
-    experiment = load_experiment(recipe, overrides or [])
-    if dry_run:
-        from inpo.plan import describe
+        experiment = load_experiment(recipe, overrides or [])
+        if dry_run:
+            from inpo.plan import describe
 
-        print(describe(experiment))
-        return
-    try:
-        result = run(experiment, out, Resume(resume, force))
-    except Interrupted as stop:
-        again = shlex.join(["inpo", "train", recipe, *(overrides or []), "--out", str(out), "--resume", "latest"])
-        raise interrupted(str(stop), stop.signal, f"continue with: {again}") from None
+            print(describe(experiment))
+            return
+        try:
+            result = run(experiment, out, Resume(resume, force))
+        except Interrupted as stop:
+            again = shlex.join([*command, "--resume", "latest"])
+            raise interrupted(str(stop), stop.signal, f"continue with: {again}") from None
     from inpo.training.distributed import is_main
 
     if is_main():
@@ -95,10 +100,11 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Make all pictures anew.")] = False,
 ) -> None:
     """Make pictures from prompts."""
-    from inpo.compose import generate_pictures
-    from inpo.generation import count_faults
+    with interruptible(lambda: pictures_kept(out)):
+        from inpo.compose import generate_pictures
+        from inpo.generation import count_faults
 
-    records = generate_pictures(model, prompts, out, generation(seed, samples, steps, guidance, scheduler), force=force)
+        records = generate_pictures(model, prompts, out, generation(seed, samples, steps, guidance, scheduler), force=force)
     faults = ", ".join(f"{count} {fault}" for fault, count in count_faults(records).items())
     print(f"{len(records)} pictures in {out}" + (f", of which {faults}: see images.jsonl" if faults else ""))
 
@@ -118,12 +124,13 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier evaluation in that folder.")] = False,
 ) -> None:
     """Compare two models under the same seeds."""
-    from inpo.comparison import Comparison
-    from inpo.comparison import evaluate as run
-    from inpo.console import print_summary
+    with interruptible(lambda: pictures_kept(out)):
+        from inpo.comparison import Comparison
+        from inpo.comparison import evaluate as run
+        from inpo.console import print_summary
 
-    config = generation(seed, samples, steps, guidance, scheduler)
-    print_summary(run(Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config), out, force=force))
+        config = generation(seed, samples, steps, guidance, scheduler)
+        print_summary(run(Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config), out, force=force))
     print(f"report: {out / 'report.html'}")
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, cast
 
 import typer
 
-from inpo.cli_options import Guidance, Prompts, Samples, Scheduler, Seed, Steps, generation, interrupted
+from inpo.cli_interruption import interrupted
+from inpo.cli_options import Guidance, Prompts, Samples, Scheduler, Seed, Steps, generation
 
 app = typer.Typer(help="Make preference pairs, and look at them before training.", no_args_is_help=True)
 

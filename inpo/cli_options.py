@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,9 +24,3 @@ def generation(seed: int, samples: int, steps: int, guidance: float, scheduler: 
     from inpo.generation import GenerationConfig
 
     return GenerationConfig(seed=seed, samples=samples, steps=steps, guidance=guidance, scheduler=scheduler)
-
-
-def interrupted(what: str, signal: int, advice: str) -> typer.Exit:
-    """Says what was interrupted and how to go on; the exit that a shell expects of a signal."""
-    print(f"{what}; {advice}", file=sys.stderr)
-    return typer.Exit(128 + signal)

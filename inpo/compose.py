@@ -18,7 +18,7 @@ from inpo.config import Experiment
 from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, Interrupted, nearest
-from inpo.generation import GenerationConfig, check_steps, generate, generate_images, write_png
+from inpo.generation import GenerationConfig, SampleGrid, check_steps, generate
 from inpo.models.config import ModelConfig
 from inpo.types import PairSource, Scorer
 
@@ -117,6 +117,7 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
     from inpo.training.run import open_run
 
     resume = resume or Resume()
+    check_trackers(experiment)
     tree = experiment.to_tree()
     with open_run(out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force) as run:
         return _train(experiment, run)
@@ -157,15 +158,28 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     return result
 
 
+def check_trackers(experiment: Experiment) -> None:
+    """Raises `InputError` for a tracker that `report_to` names and that is not installed."""
+    from inpo.training.trackers import require_wandb
+
+    if "wandb" in experiment.report_to:
+        require_wandb()
+
+
 def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
     from inpo.training.distributed import is_main
-    from inpo.training.metrics import Progress, TensorBoard
+    from inpo.training.metrics import Progress
+    from inpo.training.trackers import TensorBoard, WeightsAndBiases
 
     start = run.resume_from[1].step if run.resume_from else 0
     if not is_main():
         return []
-    tensorboard = [TensorBoard(run.path / "tensorboard", start=start)] if "tensorboard" in experiment.report_to else []
-    return [Progress(experiment.train.steps, start=start), *tensorboard]
+    sinks: list[Sink] = [Progress(experiment.train.steps, start=start)]
+    if "wandb" in experiment.report_to:
+        sinks.append(WeightsAndBiases(run.path, run.config))
+    if "tensorboard" in experiment.report_to:
+        sinks.append(TensorBoard(run.path / "tensorboard", start=start))
+    return sinks
 
 
 def _finish(model: Model, experiment: Experiment, run: Path, result: FitResult) -> None:
@@ -179,23 +193,6 @@ def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
         model.save_unet(folder / "unet")
     else:
         model.save_pipeline(folder)
-
-
-@dataclass(frozen=True)
-class SampleGrid:
-    """Pictures at fixed seeds while a run trains, `samples/step-000100/*.png`: the same noise each time, so that only the model moves."""
-
-    model: Model
-    run: Path
-    prompts: tuple[str, ...]
-    config: GenerationConfig
-
-    def __call__(self, step: int) -> None:
-        pictures = generate_images(self.model, self.prompts, self.config)
-        folder = self.run / "samples" / f"step-{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate(pictures):
-            write_png(folder / f"{i:05d}.png", picture.numpy())
 
 
 def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from inpo.checking import one_of
 from inpo.console import say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
@@ -26,6 +27,8 @@ from inpo.models.config import ModelConfig
 from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
 from inpo.training.watch import check_watched
 
+Reporter = Literal["tensorboard", "wandb"]
+REPORTERS: tuple[Reporter, ...] = typing.get_args(Reporter)
 RECIPES = Path(__file__).parent / "recipes"
 Tree = Mapping[str, object]
 T = TypeVar("T")
@@ -48,7 +51,7 @@ class Experiment:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-    report_to: tuple[Literal["tensorboard"], ...] = ()
+    report_to: tuple[Reporter, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.ties == "half" and not self.method.objective.needs.ties:
@@ -277,12 +280,11 @@ def _all_keys() -> list[str]:
     return [*(f"{name}.{f.name}" for name, kind in known for f in dataclasses.fields(kind)), "method.name"]
 
 
-def _reporters(value: object) -> tuple[Literal["tensorboard"], ...]:
+def _reporters(value: object) -> tuple[Reporter, ...]:
     names = value if isinstance(value, list | tuple) else [value]
     for name in names:
-        if name != "tensorboard":
-            raise InputError(f"report_to={name!r} is not known{nearest(str(name), ['tensorboard'])}; expected [tensorboard] or []")
-    return ("tensorboard",) if names else ()
+        one_of("report_to", name, REPORTERS)
+    return tuple(name for name in REPORTERS if name in names)
 
 
 def _construct(cls: type[T], values: Mapping[str, object]) -> T:

@@ -21,7 +21,8 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, signal: int, step: int) -> None:
-        super().__init__(f"interrupted by signal {signal} after step {step}; the last completed step is saved")
+        where = f"after step {step}; the last completed step is saved" if step else "before a step was complete; the beginning is saved"
+        super().__init__(f"interrupted by signal {signal} {where}")
         self.signal = signal
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 
-from inpo.compose import open_pairs, resolve_model
+from inpo.compose import check_trackers, open_pairs, resolve_model
 from inpo.config import Experiment
 from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of
@@ -27,6 +27,7 @@ def describe(experiment: Experiment) -> str:
 
     Raises `InputError` for whatever would stop the run at its entrance.
     """
+    check_trackers(experiment)
     parts = examine(resolve_model(experiment.model))
     try:
         cost = forwards_per_pair(experiment.method, parts.schedule)

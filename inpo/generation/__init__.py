@@ -1,6 +1,7 @@
 """Prompts to pictures, in memory (`sampling`) or in a folder that can be resumed (`folder`)."""
 
 from inpo.generation.folder import ImageRecord, count_faults, generate, read_records, write_png
+from inpo.generation.grid import SampleGrid
 from inpo.generation.sampling import (
     GenerationConfig,
     GenerativeModel,
@@ -16,6 +17,7 @@ __all__ = [
     "GenerationConfig",
     "GenerativeModel",
     "ImageRecord",
+    "SampleGrid",
     "Shot",
     "check_steps",
     "count_faults",

@@ -1,4 +1,4 @@
-"""Where a step's numbers go: metrics.jsonl, TensorBoard, a progress bar. And how the work that made them is counted."""
+"""Where a step's numbers go: metrics.jsonl and a progress bar (`trackers` has others). And how the work that made them is counted."""
 
 from __future__ import annotations
 
@@ -70,35 +70,6 @@ def _is_up_to(line: str, step: int) -> bool:
         return step > 0 and int(json.loads(line)["step"]) <= step
     except (ValueError, TypeError, KeyError):
         return False
-
-
-class TensorBoard:
-    """Every number of a line as a scalar; buckets as `loss/bucket-3`. Loads tensorboard when it is made."""
-
-    def __init__(self, folder: Path, *, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
-
-    def write(self, line: Line) -> None:
-        """Adds one step."""
-        step = int(str(line["step"]))
-        for name, value in line.items():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(name, value, step)
-        self._group("validation/{name}", line.get("validation"), step)
-        buckets = line.get("by_bucket")
-        for k, values in buckets.items() if isinstance(buckets, Mapping) else ():
-            self._group(f"{{name}}/bucket-{k}", values, step)
-
-    def _group(self, tag: str, values: object, step: int) -> None:
-        for name, value in values.items() if isinstance(values, Mapping) else ():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(tag.format(name=name), value, step)
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
-        self._writer.close()
 
 
 class Progress:

@@ -24,7 +24,7 @@ LATEST = "latest"
 ENVIRONMENT, LOCK = "environment.json", "lock.json"
 CONTENTS = (
     "config.yaml", "metrics.jsonl", REJECTED, REFUSED, "pairs-index.parquet", "checkpoints", "model", "samples", "tensorboard",
-    "evaluation", "summary.json", "report.html", ENVIRONMENT,
+    "wandb", "wandb.json", "evaluation", "summary.json", "report.html", ENVIRONMENT,
 )  # fmt: skip
 """What a run writes, and the only things that `force` replaces. The file that marks a folder as a run's goes last."""
 

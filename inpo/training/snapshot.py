@@ -62,7 +62,17 @@ def check_same_config(folder: Path, ours: Mapping[str, object], theirs: Mapping[
         return
     width = max(map(len, keys))
     rows = [f"  {key:<{width}}  checkpoint: {saved.get(key)!r}  this run: {plain.get(key)!r}" for key in keys]
-    raise InputError(f"{folder} was made with other settings; resume with its own, or start a new run:\n" + "\n".join(rows))
+    said = "was made with other settings; resume with its own, or start a new run"
+    if keys == ["train.steps"]:
+        said = _OTHER_LENGTH.format(schedule=plain.get("optimizer.schedule"), steps=saved.get("train.steps"))
+    raise InputError(f"{folder} {said}:\n" + "\n".join(rows))
+
+
+_OTHER_LENGTH = (
+    "cannot be continued for another number of steps: under optimizer.schedule={schedule} every step's learning rate depends on "
+    "train.steps. Resume it with train.steps={steps}; or start anew with the number that you want; or start a new run from its result, "
+    "model.path=RUN/model, which is then also the reference. Runs with optimizer.schedule=constant can be made longer at any time"
+)
 
 
 @dataclass(frozen=True)

@@ -264,3 +264,36 @@ def test_an_interruption_saves_and_says_how_to_go_on(
     monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="last completed step is saved"):
         inpo.train(inpo.recipe("sd15-sft", settings), tmp_path / "python")
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_before_training_an_interruption_is_told_too(
+    held: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path, pairs_file: Path
+) -> None:
+    """Ctrl-C while the model loads: exit 130, one line with the command to type, and checkpoints of an earlier process as they were."""
+    settings, out = small(tiny_pipeline, pairs_file, "sft"), tmp_path / "run"
+    if held:
+        assert run("train", "sd15-sft", *settings, "--out", out).code == 0
+
+    def interrupt(*ignored: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compose, "load", interrupt)
+    stopped = run("train", "sd15-sft", *settings, "--out", out, *(["--resume", "latest"] if held else []))
+    [line] = [line for line in stopped.err.splitlines() if line.startswith("interrupted")]
+    assert stopped.code == 130
+    assert line.endswith("--resume latest" if held else f"--out {out}")
+    assert ("the checkpoints in" in line, "nothing to save" in line) == (held, not held)
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    command = ("generate", "--model", tiny_pipeline, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "pictures")
+    stopped = run(*command, "--force")
+    assert (stopped.code, "0 pictures are kept in" in stopped.err, "--force" in stopped.err) == (130, True, False)
+
+
+def test_wandb_that_is_not_installed_is_found_before_anything_is_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 2 and the line to type, in a dry run too."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    for more in ((), ("--dry-run",)):
+        refused = run("train", "world-inpo", "report_to=[wandb]", "--out", tmp_path / "run", *more)
+        assert (refused.code, "pip install 'inpo[wandb]'" in refused.err) == (2, True)
+    assert not (tmp_path / "run").exists()

@@ -181,6 +181,14 @@ def test_a_smaller_micro_batch_may_continue_and_another_seed_may_not(tmp_path: P
     assert train(tmp_path, settings(steps=4, micro_batch_pairs=1), resume="latest").step == 4
 
 
+def test_a_cosine_run_cannot_be_lengthened_and_says_what_to_do(tmp_path: Path) -> None:
+    """Its rates were those of 2 steps; a constant one may go on at will."""
+    cosine = replace(OPTIMIZER, schedule="cosine")
+    train(tmp_path, settings(cosine, steps=2))
+    with pytest.raises(InputError, match=r"optimizer\.schedule=cosine .* train\.steps=2; or start anew .* model\.path=RUN/model, .*reference"):
+        train(tmp_path, settings(cosine, steps=4), resume="latest")
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     """Valid by its manifest, but without the optimiser, the weights, the state or the average that this run needs."""
     train(tmp_path / "run", settings(steps=2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from inpo.training.metrics import ForwardCounter, MetricsFile, Progress, TensorBoard, cut_metrics, peak_memory_bytes
+from inpo.training.metrics import ForwardCounter, MetricsFile, Progress, cut_metrics, peak_memory_bytes
 
 LINE = {
     "step": 3, "loss": 0.5, "implicit_accuracy": 0.75, "pairs_per_second": 12.0, "margin": None,
@@ -44,20 +44,6 @@ def test_lines_after_a_checkpoint_are_cut(tmp_path: Path) -> None:
     cut_metrics(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
-
-
-def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
-    """Read back from the event file: plain, by bucket, held out; null is no point."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = TensorBoard(tmp_path, start=2)
-    board.write(LINE)
-    board.close()
-    events = EventAccumulator(str(tmp_path)).Reload()
-    tags = set(events.Tags()["scalars"])
-    assert tags >= {"loss", "loss/bucket-7", "validation/implicit_accuracy"}
-    assert "margin" not in tags
-    assert [(event.step, round(event.value, 6)) for event in events.Scalars("loss/bucket-7")] == [(3, 0.4)]
 
 
 def test_progress_is_quiet_where_nobody_watches() -> None:
