@@ -20,6 +20,9 @@ SHOWN = 12
 EXTREMES = 3
 """Best cases, and as many worst."""
 
+SLIGHT = 0.25
+"""A loss smaller than this share of the largest gain is called slight."""
+
 STEPS, SAMPLES = 6, 4
 """Moments of training, and pictures at each."""
 
@@ -62,6 +65,14 @@ class Gallery:
     best: tuple[Case, ...]
     worst: tuple[Case, ...]
     total: int
+
+    @property
+    def slight_loss(self) -> bool:
+        """Whether the largest loss is one, but next to the largest gain hardly worth the name."""
+        if not self.best or not self.worst:
+            return False
+        gain, loss = self.best[0].gain or 0.0, self.worst[0].gain or 0.0
+        return -SLIGHT * gain < loss < 0
 
 
 @dataclass(frozen=True)

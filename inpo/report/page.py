@@ -107,7 +107,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "rate": wording.rate, "decimals": wording.decimals, "signed": wording.signed, "plain": wording.plain, "p_value": wording.p_value,
-        "short": wording.short, "json": json.dumps, "name": wording.display_name,
+        "short": wording.short, "seed": wording.seed, "json": json.dumps, "name": wording.display_name,
     }  # fmt: skip
     environment.globals |= {
         "chart": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},

@@ -12,6 +12,9 @@ PROMPT_LETTERS = 240
 
 HALF = 0.5
 
+SEED_DIGITS = 6
+"""Of longer seeds the last ones are shown."""
+
 _NAMES = {
     "base": "Base",
     "inpo": "InPO",
@@ -54,6 +57,12 @@ def short(prompt: str) -> str:
     if len(line) <= PROMPT_LETTERS:
         return line
     return f"{line[:PROMPT_LETTERS]}… ({len(prompt):,} characters)"
+
+
+def seed(value: int) -> str:
+    """A seed to recognise; the page has the whole of it where one points."""
+    digits = str(value)
+    return digits if len(digits) <= SEED_DIGITS else f"…{digits[-SEED_DIGITS:]}"
 
 
 def rate(value: float) -> str:

@@ -83,7 +83,7 @@ def test_tiny_pictures_stay_crisp_and_counts_are_told(demo: Path):
 def test_the_same_files_give_the_same_bytes(demo: Path, demo_copy: Path):
     """Nothing in the page comes from the clock, and an earlier page is not read."""
     assert build_report(demo_copy).read_bytes() == (demo / "report.html").read_bytes()
-    assert not list(demo_copy.glob("*.partial"))
+    assert not list(demo_copy.glob(".*.partial"))
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,9 @@ def test_verdicts_and_p():
     """Only an interval without ½ decides."""
     assert [wording.verdict(*interval) for interval in ((0.51, 0.6), (0.4, 0.49), (0.5, 0.6))] == ["better", "worse", "even"]
     assert [wording.p_value(p) for p in (1e-9, 0.0123, 0.5)] == ["p < 0.001", "p = 0.012", "p = 0.50"]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (123456, "123456"), (1234567890123456789, "…456789")])
+def test_long_seeds_are_shown_by_their_end(value: int, shown: str):
+    """Nineteen digits tell nobody anything; the page keeps them where one points."""
+    assert wording.seed(value) == shown
