@@ -81,8 +81,8 @@ class OnPolicyReport:
 
     def lines(self) -> Iterator[str]:
         """The report as text."""
-        yield f"{self.out}: {self.pairs} pairs from {self.prompts} prompts, mean difference of scores {self.mean_gap:.4g}"
-        yield f"{self.near_ties} near ties, {self.same} pairs of identical pictures left out"
+        yield f"{self.out}: pairs: {self.pairs}, prompts: {self.prompts}, mean difference of scores: {self.mean_gap:.4g}"
+        yield f"near ties: {self.near_ties}, pairs of identical pictures, left out: {self.same}"
         if self.faults:
             yield "pictures left out: " + ", ".join(f"{count} {fault}" for fault, count in self.faults.items())
         yield f"the pictures are in {self.pictures}; delete it when nothing is to be added"

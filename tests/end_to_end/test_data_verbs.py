@@ -29,7 +29,7 @@ def test_imported_rankings_are_valid_and_train(run: Run, tiny_pipeline: Path, tm
     refused = run(*command)
     assert (refused.code, "train.json, row 4, image_path: is not there" in refused.err, out.exists()) == (2, True, False)
     done = run(*command, "--max-rejected-fraction", 0.3)
-    assert (done.code, "6 pairs and 0 ties from 5 rows (imagereward)" in done.out, "1 × image_path" in done.out) == (0, True, True), (
+    assert (done.code, "pairs: 6, ties: 0, from rows of imagereward: 5" in done.out, "1 × image_path" in done.out) == (0, True, True), (
         done.err
     )
     assert run("data", "validate", out).code == 0

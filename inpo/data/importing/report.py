@@ -42,9 +42,9 @@ class ImportReport:
 
     def lines(self) -> Iterator[str]:
         """The report as text."""
-        yield f"{self.out}: {self.pairs} pairs and {self.ties} ties from {self.rows} rows ({self.format})"
+        yield f"{self.out}: pairs: {self.pairs}, ties: {self.ties}, from rows of {self.format}: {self.rows}"
         if self.listing is not None:
-            yield f"{self.rejected} rows with a fault; {self.alone} rankings with nothing to compare; {self.same} identical pairs"
+            yield f"rows with a fault: {self.rejected}, rankings with nothing to compare: {self.alone}, pairs of identical pictures: {self.same}"
             yield from (f"  {count} × {reason}" for reason, count in self.reasons.most_common())
             yield "the first ones:"
             yield from (f"  {example}" for example in self.examples)
