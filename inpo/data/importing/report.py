@@ -44,7 +44,7 @@ class ImportReport:
         """The report as text."""
         yield f"{self.out}: pairs: {self.pairs}, ties: {self.ties}, from rows of {self.format}: {self.rows}"
         if self.listing is not None:
-            yield f"rows with a fault: {self.rejected}, rankings with nothing to compare: {self.alone}, pairs of identical pictures: {self.same}"
+            yield f"rows with a fault: {self.rejected}, rankings with nothing to compare: {self.alone}, identical pairs: {self.same}"
             yield from (f"  {count} × {reason}" for reason, count in self.reasons.most_common())
             yield "the first ones:"
             yield from (f"  {example}" for example in self.examples)
