@@ -18,12 +18,17 @@ Force = Annotated[bool, typer.Option("--force", help="Replace that file.")]
 
 
 @app.command("validate")
-def validate(path: Annotated[str, typer.Argument(help="A Parquet file, a folder or a glob of Pick-a-Pic's shape.")]) -> None:
+def validate(
+    path: Annotated[str, typer.Argument(help="What data.path may be: Parquet, JSONL or CSV files, a folder of pictures, hub:owner/name.")],
+    where: Annotated[list[str] | None, typer.Option(help="Look only at rows that pass \"nsfw < 0.1\"; may be given several times.")] = None,
+    root: Annotated[str | None, typer.Option(help="The folder that a listing's paths are relative to.")] = None,
+) -> None:
     """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
     from inpo.console import bar
+    from inpo.data.config import DataConfig
     from inpo.data.validate import validate as run
 
-    found = run(path, progress=bar("rows examined"))
+    found = run(DataConfig(path, root=root, where=tuple(where or ())), progress=bar("rows examined"))
     print("\n".join(found.lines()))
     if not found.ok:
         raise typer.Exit(2)

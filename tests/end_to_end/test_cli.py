@@ -15,6 +15,7 @@ import yaml
 import inpo
 from inpo import compose
 from tests.end_to_end.conftest import Run, small
+from tests.unit.data.making import png
 
 RECIPES = {"inpo": "sd15-inpo", "diffusion-dpo": "sd15-dpo", "sft": "sd15-sft"}
 WITHOUT_US = """
@@ -195,6 +196,18 @@ def test_validate_lists_what_is_wrong(run: Run, pairs_file: Path) -> None:
     assert done.code == 2
     assert "row 13" in done.out
     assert "jpg_1" in done.out
+
+
+def test_validate_looks_only_at_the_rows_that_are_asked_for(run: Run, tmp_path: Path) -> None:
+    """A listing whose one bad row is filtered out, beside pictures in another folder."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(png(ord(name)))
+    (tmp_path / "lists").mkdir()
+    listing = tmp_path / "lists" / "pairs.csv"
+    listing.write_text("win,lose,caption,score\na.png,b.png,fine,1\na.png,gone.png,bad,0\n", encoding="utf-8")
+    done = run("data", "validate", listing, "--where", "score > 0.5", "--root", tmp_path)
+    assert (done.code, "1 file, 2 rows: 1 pair, 0 ties, 0 without a label, 1 left out by data.where" in done.out) == (0, True), done.out
+    assert run("data", "validate", listing, "--root", tmp_path).code == 2
 
 
 REFUSALS = {
