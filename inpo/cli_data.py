@@ -20,7 +20,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace that file.")]
 @app.command("validate")
 def validate(
     path: Annotated[str, typer.Argument(help="What data.path may be: Parquet, JSONL or CSV files, a folder of pictures, hub:owner/name.")],
-    where: Annotated[list[str] | None, typer.Option(help="Look only at rows that pass \"nsfw < 0.1\"; may be given several times.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help='Look only at rows that pass "nsfw < 0.1"; may be given several times.')] = None,
     root: Annotated[str | None, typer.Option(help="The folder that a listing's paths are relative to.")] = None,
 ) -> None:
     """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
