@@ -27,7 +27,7 @@ def test_imported_rankings_are_valid_and_train(run: Run, tiny_pipeline: Path, tm
     out = tmp_path / "pairs.parquet"
     command = ("data", "import", write_json(tmp_path / "train.json", rows), "--images", tmp_path / "images", "--out", out)
     refused = run(*command)
-    assert (refused.code, "train.json, row 4, image_path: is not there" in refused.err, out.exists()) == (2, True, False)
+    assert (refused.code, "train.json, row 4, image_path: there is no such file" in refused.err, out.exists()) == (2, True, False)
     done = run(*command, "--max-rejected-fraction", 0.3)
     assert (done.code, "pairs: 6, ties: 0, from rows of imagereward: 5" in done.out, "1 × image_path" in done.out) == (0, True, True), (
         done.err

@@ -12,6 +12,7 @@ import pytest
 from inpo.data.importing import ImportConfig, import_pairs
 from inpo.data.importing.collected import Collected
 from inpo.data.importing.rankings import Item, Place, Ranking
+from inpo.data.pairs import SAME_IMAGES
 from inpo.data.validate import validate
 from inpo.errors import InputError, RunFault
 from tests.unit.data.importing.annotations import (
@@ -47,14 +48,14 @@ OUTSIDE = {
     "a/../../secret.png": "leads out of the pictures' folder: '..' and absolute paths are not followed",
     "{absolute}": "leads out of the pictures' folder: '..' and absolute paths are not followed",
     "C:\\secret.png": "leads out of the pictures' folder: '..' and absolute paths are not followed",
-    "link.png": "leads out of the pictures' folder through a link",
-    "folder/secret.png": "leads out of the pictures' folder through a link",
+    "link.png": "leads out of the folder through a link",
+    "folder/secret.png": "leads out of the folder through a link",
     "loop.png": "cannot be read",
-    "a\0b.png": "is no path",
+    "a\0b.png": "cannot be read",
     "x" * 5000: "cannot be read",
     "pipe": "is not a file",
     ".": "is not a file",
-    "gone.png": "is not there",
+    "gone.png": "there is no such file",
     "page.png": "an HTML page, not a JPEG, PNG or WebP image",
     "cut.png": "truncated PNG",
 }
@@ -130,7 +131,7 @@ def test_the_sound_pictures_of_a_ranking_are_used(tmp_path: Path) -> None:
     assert [(row, field) for _, row, field, *_ in listed(tmp_path / "p.parquet")] == [
         (0, "image_path[1]"), (1, "image_path[1]"), (1, "image_path[2]"),
     ]  # fmt: skip
-    assert report.reasons == {"image_path: is not there": 3}
+    assert report.reasons == {"image_path: there is no such file": 3}
 
 
 def test_identical_pictures_are_no_pair(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_identical_pictures_are_no_pair(tmp_path: Path) -> None:
     (tmp_path / "copy.png").write_bytes(png(0))
     report = run(write_json(tmp_path / "test.json", [hpdv2_test(["0.png", "copy.png", "1.png"], [1, 2, 3])]), tmp_path / "p.parquet")
     assert (report.pairs, report.same, report.rejected) == (2, 1, 0)
-    assert listed(tmp_path / "p.parquet")[0][2:4] == ("image_path[1]", "the same bytes as jpg_0: there is nothing to prefer")
+    assert listed(tmp_path / "p.parquet")[0][2:4] == ("image_path[1]", SAME_IMAGES)
     assert validate(str(tmp_path / "p.parquet")).ok
 
 
@@ -147,17 +148,21 @@ def test_folders_with_gaps(tmp_path: Path) -> None:
     """Captions without pictures, pictures without captions, captions in another encoding and strange files: each is listed."""
     folder = tmp_path / "mine"
     pictures(folder, ["liked/a.png", "liked/b.png", "liked/c.png", "disliked/d.png"])
+    (tmp_path / "secret.txt").write_text("a secret")
+    pictures(folder, ["liked/e.png"], first=60)
+    (folder / "liked" / "e.txt").symlink_to(tmp_path / "secret.txt")
     for name, caption in {"liked/a": b"a cat", "liked/c": b"caf\xe9", "disliked/d": b"\xef\xbb\xbfa cat", "liked/only": b"a cat"}.items():
         (folder / f"{name}.txt").write_bytes(caption)
     (folder / "liked" / "notes.pdf").write_bytes(b"%PDF")
     (folder / "liked" / ".DS_Store").write_bytes(b"\0")
     report = run(folder, tmp_path / "p.parquet")
-    assert (report.pairs, report.rows, report.rejected) == (1, 6, 4)
+    assert (report.pairs, report.rows, report.rejected) == (1, 7, 5)
     assert listed(tmp_path / "p.parquet") == [
-        ("liked/b.png", None, "caption", "is missing: a picture without a caption", "b.txt"),
-        ("liked/c.png", None, "caption", "byte 0xe9 at offset 3 is not UTF-8", "c.txt"),
-        ("liked/notes.pdf", None, "", "is neither a picture nor a caption", ".pdf"),
-        ("liked/only.txt", None, "image", "is missing: a caption without a picture", "only.txt"),
+        ("liked/b.png", None, "caption", "there is no such file", "'liked/b.txt'"),
+        ("liked/c.png", None, "caption", "is not UTF-8 text: save it as UTF-8", "'liked/c.txt': byte 3 is 0xe9"),
+        ("liked/e.png", None, "caption", "leads out of the folder through a link", "'liked/e.txt'"),
+        ("liked/notes.pdf", None, "", "is neither a picture nor a caption", "'notes.pdf'"),
+        ("liked/only.txt", None, "image", "is missing: a caption without a picture", "'only.txt'"),
     ]
 
 
@@ -222,7 +227,8 @@ def test_past_the_fraction_nothing_is_written_and_the_listing_says_why(tmp_path:
     with pytest.raises(InputError, match=r"2 of 4 rows have a fault \(50.0%\), more than --max-rejected-fraction 0.4") as refused:
         import_pairs(ImportConfig(file, max_rejected_fraction=0.4), out, force=True)
     assert all(
-        words in str(refused.value) for words in ("all.json, row 1, path2: is not there (found 'x')", "row 3, path1", "p.rejected.jsonl")
+        words in str(refused.value)
+        for words in ("all.json, row 1, path2: there is no such file (found 'x')", "row 3, path1", "p.rejected.jsonl")
     )
     assert (out.read_bytes(), len(listed(out))) == (b"earlier", 2)
     assert import_pairs(ImportConfig(file, max_rejected_fraction=0.5), out, force=True).pairs == 2

@@ -13,7 +13,7 @@ from inpo.errors import InputError
 
 FormatName = Literal["hpdv2", "hpdv3", "imagereward", "likes"]
 
-LABELS = {
+OPINIONS = {
     **dict.fromkeys(("true", "1", "1.0", "like", "liked", "up"), 1.0),
     **dict.fromkeys(("false", "0", "0.0", "-1", "-1.0", "dislike", "disliked", "down"), 0.0),
 }
@@ -97,12 +97,12 @@ def imagereward(row: Columns, place: Place) -> Ranking:
 
 
 def likes(row: Columns, place: Place) -> Ranking:
-    """Unpaired opinions, ours: image, caption and label, true for a picture that was liked (`LABELS`). Pictures of one caption
+    """Unpaired opinions, ours: image, caption and label, true for a picture that was liked (`OPINIONS`). Pictures of one caption
     belong together; space around a caption does not count.
     """
-    label = LABELS.get(str(row.get("label")).strip().lower())
+    label = OPINIONS.get(str(row.get("label")).strip().lower())
     if label is None:
-        known = ", ".join(LABELS)
+        known = ", ".join(OPINIONS)
         raise Faulty(Fault("label", f"is not one of {known}", short(row.get("label"))))
     shown = caption(row, "caption").strip()
     return Ranking(shown, shown, (Item(text(row, "image"), label, place, "image"),))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from inpo.data.files import PICTURE_BYTES, Unread, read_regular
 from inpo.data.images import BrokenImage, decode
 from inpo.data.pairs import Fault, short
 from inpo.errors import InputError
 
-MAX_FILE_BYTES = 256 << 20
 _KEPT_BYTES = 64 << 20
 _REMEMBERED = 4096
 
@@ -35,8 +35,8 @@ class PictureFolder:
         data = self._kept.pop(path, None)
         if data is None:
             try:
-                data = self._place(path).read_bytes()
-            except (OSError, _Refused) as error:
+                data = self._bytes(path)
+            except Unread as error:
                 raise InputError(f"{self._root / path}: was there and cannot be read now ({error})") from None
         self._kept[path] = data
         while sum(map(len, self._kept.values())) > _KEPT_BYTES and len(self._kept) > 1:
@@ -45,34 +45,26 @@ class PictureFolder:
 
     def _examine(self, path: str) -> tuple[str, str] | None:
         try:
-            decode(self._place(path).read_bytes())
-        except _Refused as error:
-            return str(error), short(path)
-        except OSError as error:
-            return f"cannot be read: {error.strerror}", short(path)
+            decode(self._bytes(path))
+        except Unread as error:
+            return error.reason, error.found
         except BrokenImage as error:
-            return error.reason, f"{short(path)}" + (f", {error.found}" if error.found else "")
+            return error.reason, short(path) + (f", {error.found}" if error.found else "")
         return None
 
-    def _place(self, path: str) -> Path:
-        """The file, which lies in the folder whatever links say."""
+    def _bytes(self, path: str) -> bytes:
+        """The bytes of a file that lies in the folder whatever links say. Raises `Unread`."""
         if ".." in PurePosixPath(path).parts or path.startswith("/") or PureWindowsPath(path).anchor:
-            raise _Refused("leads out of the pictures' folder: '..' and absolute paths are not followed")
-        try:
-            place = (self._root / path).resolve()
-            if not place.is_relative_to(self._root):
-                raise _Refused("leads out of the pictures' folder through a link")
-            if not place.exists():
-                raise _Refused("is not there")
-            if not place.is_file():
-                raise _Refused("is not a file")
-            size = place.stat().st_size
-        except (ValueError, OSError, RuntimeError) as error:
-            raise _Refused(f"is no path: {error}" if isinstance(error, ValueError) else f"cannot be read: {error}") from None
-        if size > MAX_FILE_BYTES:
-            raise _Refused(f"is a file of more than {MAX_FILE_BYTES >> 20} MiB")
-        return place
+            raise Unread("leads out of the pictures' folder: '..' and absolute paths are not followed", short(path))
+        return read_regular(inside(self._root, path), short(path), PICTURE_BYTES)
 
 
-class _Refused(Exception):
-    """A path that is not followed, with the reason."""
+def inside(root: Path, path: str) -> Path:
+    """The resolved place of `path` in `root`, itself resolved. Raises `Unread` where links lead out of it, or nowhere."""
+    try:
+        place = (root / path).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # A zero byte, a name too long, links in a circle.
+        raise Unread("cannot be read", f"{short(path)}: {error}") from None
+    if not place.is_relative_to(root):
+        raise Unread("leads out of the folder through a link", short(path))
+    return place

@@ -6,12 +6,15 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inpo.data.importing.text import JsonList, is_list, lines, not_utf8
+from inpo.data.files import PICTURE_SUFFIXES, CaptionFiles, Unread, walk
+from inpo.data.folders import CAPTION_SUFFIX
+from inpo.data.importing.pictures import inside
+from inpo.data.importing.text import JsonList, is_list, lines
 from inpo.data.pairs import Fault, short
 from inpo.data.parquet import column_values
 from inpo.errors import InputError
@@ -19,7 +22,6 @@ from inpo.errors import InputError
 FOLDERS = {"liked": True, "disliked": False}
 """Folders of pictures with captions beside them, and what being there means."""
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _BATCH = 1024
 
 
@@ -100,23 +102,25 @@ _READERS: dict[str, Callable[[Path], Iterator[Mapping[str, object] | Fault]]] = 
 def _folder_rows(folder: Path) -> Iterator[Row]:
     """Each picture of liked/ and disliked/ with the caption of the text file beside it (`a.png`, `a.txt`)."""
     for name, label in FOLDERS.items():
-        files = sorted(file for file in (folder / name).rglob("*") if file.is_file() and not file.name.startswith("."))
-        pictures = {file.with_suffix("") for file in files if file.suffix.lower() in PICTURES}
-        for file in files:
-            place = file.relative_to(folder).as_posix()
-            if file.suffix.lower() in PICTURES:
-                yield Row(place, None, _captioned(file, place, label=label))
-            elif file.suffix != ".txt":
-                yield Row(place, None, Fault("", "is neither a picture nor a caption", file.suffix))
-            elif file.with_suffix("") not in pictures:
-                yield Row(place, None, Fault("image", "is missing: a caption without a picture", file.name))
+        places = [f"{name}/{place}" for place, _ in walk(folder / name)]
+        pictures = {PurePosixPath(place).with_suffix("") for place in places if _is_picture(place)}
+        for place in places:
+            path = PurePosixPath(place)
+            if _is_picture(place):
+                yield Row(place, None, _captioned(folder, place, label=label))
+            elif path.suffix.lower() != CAPTION_SUFFIX:
+                yield Row(place, None, Fault("", "is neither a picture nor a caption", short(path.name)))
+            elif path.with_suffix("") not in pictures:
+                yield Row(place, None, Fault("image", "is missing: a caption without a picture", short(path.name)))
 
 
-def _captioned(picture: Path, place: str, *, label: bool) -> Mapping[str, object] | Fault:
-    file = picture.with_suffix(".txt")
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def _captioned(folder: Path, picture: str, *, label: bool) -> Mapping[str, object] | Fault:
+    name = str(PurePosixPath(picture).with_suffix(CAPTION_SUFFIX))
     try:
-        return {"image": place, "caption": file.read_text(encoding="utf-8-sig"), "label": label}
-    except UnicodeDecodeError as error:
-        return Fault("caption", not_utf8(error), file.name)
-    except OSError:
-        return Fault("caption", "is missing: a picture without a caption", file.name)
+        return {"image": picture, "caption": CaptionFiles([inside(folder.resolve(), name)], [short(name)]).read(), "label": label}
+    except Unread as error:
+        return Fault("caption", error.reason, error.found)

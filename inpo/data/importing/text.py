@@ -37,7 +37,8 @@ def _decoded(path: Path, file: BinaryIO) -> Iterator[str]:
         try:
             text, used = codecs.utf_8_decode(piece, "strict", not data)
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: {not_utf8(error, decoded)}; save the file as UTF-8") from None
+            what = f"byte 0x{piece[error.start]:02x} at offset {decoded + error.start} is not UTF-8"
+            raise InputError(f"{path}: {what}; save the file as UTF-8") from None
         if shown := text.removeprefix("\ufeff") if decoded == 0 else text:
             yield shown
         decoded, pending = decoded + used, piece[used:]
@@ -47,11 +48,6 @@ def _refuse_foreign(path: Path, start: bytes) -> None:
     for mark, name in _FOREIGN_MARKS.items():
         if start.startswith(mark):
             raise InputError(f"{path}: the file is {name} (its mark is at offset 0); save it as UTF-8")
-
-
-def not_utf8(error: UnicodeDecodeError, before: int = 0) -> str:
-    """What is wrong, with the byte's value and its place; `before`: bytes that were read before those the error knows."""
-    return f"byte 0x{error.object[error.start]:02x} at offset {before + error.start} is not UTF-8"
 
 
 def lines(path: Path) -> Iterator[str]:

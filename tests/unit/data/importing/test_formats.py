@@ -171,4 +171,4 @@ def test_the_listing_has_the_fields_of_rejected_jsonl(tmp_path: Path) -> None:
     pictures(tmp_path, NAMES)
     run(write_json(tmp_path / "all.json", [hpdv3(NAMES[:2]), hpdv3(["0.png", "gone.png"])]), tmp_path / "p.parquet")
     line = json.loads((tmp_path / "p.rejected.jsonl").read_text())
-    assert line == {"file": "all.json", "row": 1, "field": "path2", "reason": "is not there", "value": "'gone.png'"}
+    assert line == {"file": "all.json", "row": 1, "field": "path2", "reason": "there is no such file", "value": "'gone.png'"}
