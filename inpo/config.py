@@ -117,7 +117,7 @@ def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> di
     left = [f"method.{part}" for part in ("noising", "objective") if section.get(part)]
     if name is None or name == section.get("name") or not left:
         return tree
-    say(f"method.name={name}: with that method's published numbers; {' and '.join(left)} of {section.get('name')} are left out")
+    say(f"method.name={name}: with that method's published numbers; left out, as {section.get('name')}'s: {' and '.join(left)}")
     return {**tree, "method": {"name": name}}
 
 

@@ -14,6 +14,7 @@ import yaml
 
 import inpo
 from inpo import compose
+from inpo.evaluation.summary import Summary
 from tests.end_to_end.conftest import Run, small
 from tests.unit.data.making import png
 
@@ -141,6 +142,31 @@ def test_what_an_evaluation_cannot_use_is_named_as_it_was_typed(
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
     assert words in refused.err
     assert (tmp_path / "judged" / "summary.json").is_file()
+
+
+def test_the_options_reach_the_sampler(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Seed, samples, guidance and scheduler, as generation.json and the list of pictures have them."""
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    options = ("--seed", 3, "--samples", 2, "--steps", 2, "--guidance", 1, "--scheduler", "euler")
+    done = run("generate", "--model", tiny_pipeline, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "pictures", *options)
+    assert done.code == 0, done.err
+    made = json.loads((tmp_path / "pictures" / "generation.json").read_text())
+    assert {key: made[key] for key in ("seed", "steps", "guidance", "scheduler")} == {
+        "seed": 3, "steps": 2, "guidance": 1.0, "scheduler": "euler",
+    }  # fmt: skip
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def test_the_demos_options_reach_it(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    def remember(out: Path, *, force: bool, null: bool) -> Summary:
+        asked.append((out, force, null))
+        return Summary("demo", "base", {})
+
+    monkeypatch.setattr("inpo.demo.run_demo", remember)
+    assert [run("demo", "--out", tmp_path, *more).code for more in ((), ("--null",), ("--force",))] == [0, 0, 0]
+    assert asked == [(tmp_path, False, False), (tmp_path, False, True), (tmp_path, True, False)]
 
 
 def test_generating_beyond_the_schedule_writes_nothing(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
