@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from inpo.models.config import ModelConfig
 from inpo.types import PairSource, Scorer
 
 if TYPE_CHECKING:
+    from inpo.data.loader import EncodedPairs
     from inpo.evaluation.summary import MethodSummary
     from inpo.generation import ImageRecord
     from inpo.models.model import Model
@@ -150,6 +151,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     with EncodedPairs(
         source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
     ) as loader:
+        free_encoder(experiment, model, loader, start=run.resume_from[1].step if run.resume_from else 0)
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is not None:
         raise Interrupted(result.signal, result.step)
@@ -164,6 +166,18 @@ def check_trackers(experiment: Experiment) -> None:
 
     if "wandb" in experiment.report_to:
         require_wandb()
+
+
+def free_encoder(experiment: Experiment, model: Model, loader: EncodedPairs, *, start: int) -> None:
+    """Encodes ahead and takes the encoder from the accelerator, where all that the run will ask for fits in memory."""
+    from inpo.training.distributed import processes
+
+    per_step = experiment.train.pairs_per_step
+    # Each of several processes would have to encode what all of them need.
+    alone = processes().num_processes == 1
+    if alone and model.device.type != "cpu" and loader.encode_ahead(range(start * per_step, experiment.train.steps * per_step)):
+        model.encoder.move("cpu")
+        say("every pair is encoded: the VAE and the text encoders leave the accelerator")
 
 
 def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
@@ -195,13 +209,19 @@ def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
         model.save_pipeline(folder)
 
 
-def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
+def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> Callable[[int], None]:
     """Validation prompts of the world for the world's pairs, and else the first captions of the data."""
     of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
     rows = range(GRID_CAPTIONS if source.size is None else min(GRID_CAPTIONS, source.size))
     prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(source[i].caption for i in rows))
     config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
-    return SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
+    grid = SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
+
+    def sample(step: int) -> None:
+        with model.encoder.at_work(model.device):
+            grid(step)
+
+    return sample
 
 
 def write_training_summary(experiment: Experiment, run: Path, result: FitResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -86,6 +86,14 @@ class PairEncoder:
         """One row for each prompt, on the CPU."""
         found = {prompt: self._prompt(prompt) for prompt in dict.fromkeys(prompts)}
         return Condition.cat([found[prompt] for prompt in prompts])
+
+    def keep_prompts(self, prompts: Iterable[str]) -> bool:
+        """Encodes these prompts. Whether all of them are kept, so that none of them is asked of the encoder again."""
+        for prompt in sorted(prompts):
+            self._prompt(prompt)
+            if prompt not in self._prompts:
+                return False
+        return True
 
     @torch.no_grad()
     def _prompt(self, prompt: str) -> Condition:

@@ -95,7 +95,8 @@ class EncodedPairs:
         if self._order is not None:
             require_a_step(config, train=len(self._order), held=len(self._held_rows), pairs_per_step=pairs_per_step)
         self._comes_back = self._order is not None and config.crop == "center"
-        self._cache: BoundedStore[_Encoded] = BoundedStore(lambda pair: latent_bytes(pair.latents), cache_bytes if self._comes_back else 0)
+        self._cache_bytes = cache_bytes if self._comes_back else 0
+        self._cache: BoundedStore[_Encoded] = BoundedStore(lambda pair: latent_bytes(pair.latents), self._cache_bytes)
         self._encoder = PairEncoder(encoder, latents=config.latents, prompt_bytes=cache_bytes // 4)
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
         self._waiting: dict[int, Future[_Shown]] = {}
@@ -121,12 +122,29 @@ class EncodedPairs:
         """The training pairs at these positions, on the encoder's device. Then decodes what the next step will ask for."""
         self._forget_before(min(positions))
         keys = {position: self._key(position) for position in positions}
-        missing = [position for position, key in keys.items() if key not in self._cache]
-        fresh = dict(zip(missing, self._encode(in_order(self._submit, missing, AHEAD)), strict=True))
-        for position, pair in fresh.items():
-            self._cache.put(keys[position], pair)
+        fresh = dict(self._encode_and_keep([position for position, key in keys.items() if key not in self._cache]))
         self._decode_ahead(position + self._pairs_per_step for position in positions)
         return self._batch(positions, [fresh.get(position) or self._kept(keys[position]) for position in positions])
+
+    def encode_ahead(self, positions: range) -> bool:
+        """Encodes all that these positions and the held-out pairs will ask for, once, if memory can keep it.
+
+        Returns whether the encoder is done then: until other positions are asked for, it may leave its device. Pairs that do not
+        come back are never encoded ahead: from a source without end, or under random crops. No result depends on it.
+        """
+        first = {self._key(position): position for position in reversed(positions)} if self._comes_back else {}
+        if not first:
+            return False
+        keys = iter(first)
+        sample = self._encode_and_keep([first[next(keys)]])
+        if sum(latent_bytes(pair.latents) for _, pair in sample) * len(first) > self._cache_bytes:
+            return False
+        for _ in self._encode_and_keep([first[key] for key in keys]):
+            pass
+        self.validation()
+        pairs = [self._cache.get(key) for key in first]
+        prompts = {pair.facts.caption for pair in pairs if pair} | ({""} if self._config.prompt_dropout > 0 else set())
+        return all(pairs) and self._encoder.keep_prompts(prompts)
 
     def validation(self) -> Sequence[PairBatch]:
         """The held-out pairs, at most `MAX_VALIDATION_PAIRS`: centre crop, never mirrored, posterior mean, prompt never dropped."""
@@ -147,6 +165,11 @@ class EncodedPairs:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _encode_and_keep(self, positions: Sequence[int]) -> Iterator[tuple[int, _Encoded]]:
+        for position, pair in zip(positions, self._encode(in_order(self._submit, positions, AHEAD)), strict=True):
+            self._cache.put(self._key(position), pair)
+            yield position, pair
 
     def _key(self, position: int) -> object:
         """Positions with equal keys have equal latents."""

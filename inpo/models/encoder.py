@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,21 @@ class StableDiffusionEncoder:
         """Where the networks are."""
         device: torch.device = self.vae.device
         return device
+
+    def move(self, device: torch.device | str) -> None:
+        """Takes every network to `device`. Where they wait on the CPU, they leave the accelerator's memory to training."""
+        for module in self.modules:
+            module.to(device)
+
+    @contextmanager
+    def at_work(self, device: torch.device) -> Iterator[None]:
+        """The networks are on `device` inside, and back where they were after."""
+        home = self.device
+        self.move(device)
+        try:
+            yield
+        finally:
+            self.move(home)
 
     @property
     def scale(self) -> int:

@@ -36,8 +36,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.encoder.device
+        """Where the policy is. The encoder may wait elsewhere (`StableDiffusionEncoder.move`)."""
+        return next(self.policy.parameters()).device
 
     @property
     def default_resolution(self) -> int:

@@ -106,6 +106,31 @@ def test_each_image_is_encoded_once_where_that_fits() -> None:
     assert encoder.image_calls == [2] * 12
 
 
+def test_encoding_ahead_leaves_nothing_to_encode_and_changes_nothing() -> None:
+    """Three epochs of 12 pairs with flips, dropped prompts and held-out pairs: after it, nothing is asked of the encoder again."""
+    config = replace(BASE, flip=True, latents="sample", prompt_dropout=0.3, validation_fraction=0.2)
+    encoder = SmallEncoder()
+    with load(20, config, encoder=encoder) as ahead, load(20, config) as plain:
+        assert ahead.encode_ahead(range(40))
+        asked = (list(encoder.image_calls), list(encoder.prompts))
+        assert all(same(ahead.fetch(range(i, i + 4)), plain.fetch(range(i, i + 4))) for i in range(0, 40, 4))
+        assert all(same(one, other) for one, other in zip(ahead.validation(), plain.validation(), strict=True))
+        assert (encoder.image_calls, encoder.prompts) == asked
+
+
+@pytest.mark.parametrize(
+    ("config", "source", "cache", "encoded"),
+    [(replace(BASE, crop="random"), 12, ROOM, 0), (BASE, None, ROOM, 0), (BASE, 12, 7 * 384, 2), (BASE, 12, 12 * 384, 24)],
+    ids=["a new crop each time", "endless", "room for seven", "room for no prompts"],
+)
+def test_what_cannot_all_be_kept_is_not_encoded_ahead(config: DataConfig, source: int | None, cache: int, encoded: int) -> None:
+    """The encoder is needed later, so it stays; one pair is encoded to see how large they are. Prompts have a quarter as much memory."""
+    with load(source, config, cache=cache) as loader:
+        loader._encoder._prompts._left = min(cache // 4, 100)
+        assert not loader.encode_ahead(range(24))
+        assert loader.images_encoded == encoded
+
+
 def test_once_kept_pairs_are_not_read_again() -> None:
     source = MadePairs(12)
     with load(source) as loader:
