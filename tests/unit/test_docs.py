@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import pydoc
 import re
 import runpy
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_costs_are_as_stated() -> None:
     """Twice the mean evaluations for two pictures, and 2 + 2 for training and reference: 15 and 16.8."""
     means = [2 * Inversion(compat=compat).mean_evaluations(sd_schedule()) + 4 for compat in (None, "inpo-release")]  # type: ignore[arg-type]
     assert [round(mean, 1) for mean in means] == [15.0, 16.8]
+
+
+def test_symbols_of_the_family_page_exist() -> None:
+    """Each `inpo.…` of docs/add-a-family.md, down to methods."""
+    names = set(re.findall(r"`(inpo(?:\.\w+)+)`", PAGES["add-a-family.md"]))
+    assert len(names) > 10
+    for name in names:
+        assert pydoc.locate(name) is not None, name
 
 
 def test_the_pairs_file_of_the_document_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
