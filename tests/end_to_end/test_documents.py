@@ -140,10 +140,10 @@ def test_code_compiles_and_names_what_the_package_has(block: Block) -> None:
     for node in ast.walk(compile(block.code, block.place, "exec", ast.PyCF_ONLY_AST)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "inpo":
             assert hasattr(inpo, node.attr), f"{block.place}: inpo.{node.attr}"
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("inpo."):
+        if isinstance(node, ast.Call) and re.fullmatch(r"inpo\.\w+", ast.unparse(node.func)):
             keywords = {keyword.arg: None for keyword in node.keywords if keyword.arg}
-            signature = inspect.signature(getattr(inpo, ast.unparse(node.func).split(".")[1]))
-            signature.bind_partial(*(None for _ in node.args), **keywords)
+            function = getattr(inpo, ast.unparse(node.func).removeprefix("inpo."))
+            inspect.signature(function).bind_partial(*(None for _ in node.args), **keywords)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

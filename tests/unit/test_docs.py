@@ -10,6 +10,8 @@ import math
 import pydoc
 import re
 import runpy
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +19,12 @@ import torch
 from PIL import Image
 
 import inpo.methods
-from inpo.config import Experiment, OutputConfig, load_experiment
-from inpo.data.config import DataConfig
+from inpo.config import Experiment, load_experiment
 from inpo.data.pairs import Fault
 from inpo.data.validate import validate
-from inpo.models.config import ModelConfig
 from inpo.noising import Forward, Inversion
 from inpo.objectives import Dpo, Sft
 from inpo.release import ReleaseGrid
-from inpo.training.settings import OptimizerConfig, TrainConfig
 from inpo.training.tally import COLUMNS
 from inpo.types import Denoising
 from tests.worlds import F64, gaussian, sd_schedule
@@ -33,7 +32,8 @@ from tests.worlds import F64, gaussian, sd_schedule
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "add_a_method.py"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]}
-KEY = re.compile(r"(?<![\w./])(model|data|train|optimizer|output|method)\.([a-z_]+)(?:\.([a-z_]+))?(?![\w.(/])")
+FILES = (".md", ".py", ".safetensors", ".parquet", ".json", ".jsonl", ".csv", ".yaml")
+KEY = re.compile(r"(?<![\w./])(model|lora|data|train|optimizer|output|method)\.([a-z_]+)(?:\.([a-z_]+))?(?![\w.(/])")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -94,18 +94,27 @@ def test_an_added_method_can_be_configured_by_its_name() -> None:
 
 
 def known_keys() -> set[str]:
-    parts = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "optimizer": OptimizerConfig, "output": OutputConfig}
-    keys = {f"{name}.{field.name}" for name, part in parts.items() for field in dataclasses.fields(part)}
+    keys = set(keys_of(Experiment, ""))
     keys |= {f"method.noising.{field.name}" for part in (Forward, Inversion) for field in dataclasses.fields(part)}
     keys |= {f"method.objective.{field.name}" for part in (Dpo, Sft) for field in dataclasses.fields(part)}
-    return keys | {"method.name", "method.noising", "method.objective"}
+    return keys
+
+
+def keys_of(settings: type, prefix: str) -> Iterator[str]:
+    """Dotted names of a dataclass's fields, and of the dataclasses in them."""
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        yield f"{prefix}{field.name}"
+        for part in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                yield from keys_of(part, f"{prefix}{field.name}.")
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_settings_that_a_document_names_exist(page: str) -> None:
     code = re.findall(r"^```.*?^```$|`[^`\n]+`", PAGES[page], re.MULTILINE | re.DOTALL)
     named = {".".join(filter(None, match.groups())) for text in code for match in KEY.finditer(text)}
-    files = {key for key in named if key.endswith((".md", ".py", ".safetensors"))}
+    files = {key for key in named if key.endswith(FILES)}
     assert named - files - known_keys() == set()
 
 
