@@ -100,6 +100,7 @@ def write_training(folder: Path, method: str, *, steps: int = 400) -> None:
         target.mkdir(parents=True)
         for place, text in enumerate(prompts(4)):
             picture(text, 0.3 + 0.6 * step / max(steps, 1), place).save(target / f"{place:02d}.png")
+    (folder / "samples" / "prompts.json").write_text(json.dumps({"schema": 1, "seed": 0, "prompts": prompts(4)}))
 
 
 def metrics(method: str, steps: int) -> list[dict[str, object]]:
@@ -127,9 +128,19 @@ def metrics(method: str, steps: int) -> list[dict[str, object]]:
             "lr": 2e-5 * min(1, step / 20), "pairs_per_second": 38 + rng.normal(0, 1), "unet_forwards_per_pair": 15.0,
             "peak_memory_bytes": 812_000_000, "by_bucket": by_bucket,
         })  # fmt: skip
-        if step % 50 == 0:
-            lines[-1]["validation"] = {"implicit_accuracy": 0.5 + 0.15 * progress, "margin": 0.3 * progress, "n": 64}
-    return lines
+        if step % max(1, steps // 8) == 0:
+            lines[-1]["validation"] = held_out(progress)
+    return [{"step": 0, "validation": held_out(0.0)}, *lines]
+
+
+def held_out(progress: float) -> dict[str, object]:
+    """One look at 64 pairs."""
+    means = {
+        "loss": 0.693 - 0.06 * progress, "implicit_accuracy": 0.5 + 0.15 * progress, "margin": 0.3 * progress,
+        "win_drift": 0.002 * progress, "lose_drift": 0.005 * progress,
+    }  # fmt: skip
+    interval = {"implicit_accuracy_low": means["implicit_accuracy"] - 0.12, "implicit_accuracy_high": means["implicit_accuracy"] + 0.12}
+    return {"n": 64, **means, **interval, "by_bucket": {str(k): {"pairs": 6, **means} for k in range(1, 11)}}
 
 
 def method_entry(model: str, baseline: str, count: int) -> MethodSummary:

@@ -21,13 +21,17 @@ _POINTS = 240
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `label` for its description, `colour` a class of the page's style. Values that are not finite are gaps."""
+    """One curve: `label` for its description, `colour` a class of the page's style. Values that are not finite are gaps.
+
+    `band`: (low, high) beside each y, drawn behind the curve.
+    """
 
     label: str
     colour: str
     x: Sequence[float]
     y: Sequence[float]
     dashed: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,17 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """`path`: what the eye should follow; `faint`: the raw values behind a smoothed one; `dots`: (x, y) where points are few."""
+    """`path`: what the eye should follow; `faint`: the raw values behind a smoothed one; `dots`: (x, y) where points are few.
+
+    `band`: an area behind it.
+    """
 
     colour: str
     path: str
     faint: str
     dots: tuple[tuple[float, float], ...]
     dashed: bool
+    band: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def line_chart(
         return None
     drawn = [_smoothed(one.y) if smooth else np.asarray(one.y) for one in finite]
     x_axis = _axis([np.asarray(one.x) for one in finite], LEFT, RIGHT, margin=0.0)
-    values = [*drawn, *(_trimmed(one.y) for one in finite)]
+    values = [*drawn, *(_trimmed(one.y) for one in finite), *(np.asarray(end) for one in finite for end in one.band or ())]
     reference = reference if reference and _near(reference[0], values) else None
     levels = [np.array([reference[0]])] if reference else []
     y_axis = _axis([*values, *levels], BOTTOM, TOP, margin=0.06)
@@ -118,8 +126,10 @@ def nice_ticks(low: float, high: float, count: int) -> list[tuple[float, str]]:
 
 
 def _finite(series: Series) -> Series:
-    kept = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(y)]
-    return Series(series.label, series.colour, [x for x, _ in kept], [y for _, y in kept], series.dashed)
+    columns = (series.x, series.y, *(series.band or ()))
+    kept = [row for row in zip(*columns, strict=True) if all(map(math.isfinite, row[1:]))]
+    x, y, *band = ([row[place] for row in kept] for place in range(len(columns)))
+    return Series(series.label, series.colour, x, y, series.dashed, (band[0], band[1]) if band else None)
 
 
 def _smoothed(values: Sequence[float]) -> Array:
@@ -154,7 +164,10 @@ def _axis(values: Sequence[Array], start: float, end: float, *, margin: float) -
 def _curve(series: Series, smoothed: Array, x_axis: _Axis, y_axis: _Axis, *, smooth: bool) -> Curve:
     points = [(x_axis(x), y_axis(y)) for x, y in zip(series.x, smoothed, strict=True)]
     faint = _path([(x_axis(x), y_axis(y)) for x, y in zip(series.x, series.y, strict=True)]) if smooth and len(points) > 20 else ""
-    return Curve(series.colour, _path(points), faint, tuple(points) if len(points) <= 20 else (), series.dashed)
+    low, high = series.band or ((), ())
+    upper, lower = ([(x_axis(x), y_axis(y)) for x, y in zip(series.x, end, strict=True)] for end in (high, low)) if low else ([], [])
+    band = f"{_path(upper)}L{_path(lower[::-1])[1:]}Z" if upper else ""
+    return Curve(series.colour, _path(points), faint, tuple(points) if len(points) <= 20 else (), series.dashed, band)
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -25,12 +25,16 @@ LN2, HALF, ZERO = (math.log(2), f"ln 2: {_AS_REFERENCE}"), (0.5, "½: a coin"), 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart to be drawn: keys of metrics.jsonl (also "a − b" and "a.b"), the first solid and the second dashed."""
+    """A chart to be drawn: keys of metrics.jsonl (also "a − b" and "a.b"), the first solid and the second dashed.
+
+    `band`: keys of the ends of the first one's interval.
+    """
 
     title: str
     keys: tuple[str, ...]
     note: str = ""
     reference: Level | None = None
+    band: tuple[str, str] | None = None
 
 
 BY_STEP = (
@@ -56,6 +60,30 @@ BY_STEP = (
 )
 """The first six are shown, the rest behind a click."""
 
+HELD_OUT = (
+    Panel(
+        "Implicit accuracy",
+        ("validation.implicit_accuracy",),
+        "with its 95 % interval (Wilson)",
+        HALF,
+        ("validation.implicit_accuracy_low", "validation.implicit_accuracy_high"),
+    ),
+    Panel("Implicit-reward margin", ("validation.margin",), reference=ZERO),
+    Panel("Loss", ("validation.loss",), reference=LN2),
+    Panel(
+        "Drift from the reference",
+        ("validation.win_drift", "validation.lose_drift"),
+        "the policy’s error minus the reference’s; winners solid, losers dashed",
+        ZERO,
+    ),
+)
+"""The same pairs, times and noise at every look, from step 0 on: what moves is the policy."""
+
+HELD_OUT_BY_BUCKET = (
+    Panel("Implicit accuracy", ("implicit_accuracy",), reference=HALF),
+    Panel("Drift from the reference", ("win_drift", "lose_drift"), "winners solid, losers dashed", ZERO),
+)
+
 BY_BUCKET = (
     Panel("Implicit accuracy", ("implicit_accuracy",), reference=HALF),
     Panel("Implicit-reward margin", ("margin",), reference=ZERO),
@@ -67,16 +95,29 @@ BY_BUCKET = (
 
 def step_charts(run: RunFolder) -> tuple[Chart, ...]:
     """What changed from step to step."""
-    charts = (line_chart(panel.title, _series(run, panel, _steps), note=panel.note, reference=panel.reference) for panel in BY_STEP)
+    return _step_charts(run, BY_STEP)
+
+
+def held_out_charts(run: RunFolder) -> tuple[Chart, ...]:
+    """What the held-out pairs said: by step, and at the last look by k."""
+    return (*_step_charts(run, HELD_OUT), *_bucket_charts(run, HELD_OUT_BY_BUCKET, _held_out_buckets))
+
+
+def _step_charts(run: RunFolder, panels: Sequence[Panel]) -> tuple[Chart, ...]:
+    charts = (line_chart(panel.title, _series(run, panel, _steps), note=panel.note, reference=panel.reference) for panel in panels)
     return tuple(chart for chart in charts if chart is not None)
 
 
 def bucket_charts(run: RunFolder) -> tuple[Chart, ...]:
     """The same by k, the tenth of the path from data to noise; with ten inversion steps it is their number for the pair."""
+    return _bucket_charts(run, BY_BUCKET, _buckets)
+
+
+def _bucket_charts(run: RunFolder, panels: Sequence[Panel], points: Callable[[Training, str], Points]) -> tuple[Chart, ...]:
     axis = "tenth of the path, k"
     charts = (
-        line_chart(panel.title, _series(run, panel, _buckets), note=panel.note, x_label=axis, reference=panel.reference, smooth=False)
-        for panel in BY_BUCKET
+        line_chart(panel.title, _series(run, panel, points), note=panel.note, x_label=axis, reference=panel.reference, smooth=False)
+        for panel in panels
     )
     return tuple(chart for chart in charts if chart is not None)
 
@@ -87,7 +128,9 @@ def _series(run: RunFolder, panel: Panel, points: Callable[[Training, str], Poin
         for place, key in enumerate(panel.keys):
             name = display_name(training.name)
             x, y = points(training, key)
-            series.append(Series(f"{name}, {key}" if len(panel.keys) > 1 else name, colours[training.name], x, y, dashed=place > 0))
+            label = f"{name}, {key}" if len(panel.keys) > 1 else name
+            ends = [points(training, end)[1] for end in panel.band or ()]
+            series.append(Series(label, colours[training.name], x, y, place > 0, (ends[0], ends[1]) if ends else None))
     return series
 
 
@@ -98,8 +141,18 @@ def _steps(training: Training, key: str) -> Points:
 def _buckets(training: Training, key: str) -> Points:
     """Mean by bucket over the end of the run."""
     last = training.metrics[-math.ceil(LAST_SHARE * len(training.metrics)) :] if training.metrics else ()
+    return _means(last, key)
+
+
+def _held_out_buckets(training: Training, key: str) -> Points:
+    """At the last look."""
+    looks = [line["validation"] for line in training.metrics if isinstance(line.get("validation"), Mapping)]
+    return _means([look for look in looks[-1:] if isinstance(look, Mapping)], key)
+
+
+def _means(lines: Sequence[Line], key: str) -> Points:
     found: dict[int, list[float]] = {}
-    for line in last:
+    for line in lines:
         buckets = line.get("by_bucket")
         for name, values in buckets.items() if isinstance(buckets, Mapping) else ():
             value = _value(values, key) if isinstance(values, Mapping) else math.nan

@@ -19,12 +19,13 @@ from inpo.evaluation.summary import SUMMARY, Summary, read_summary
 
 CONFIG, ENVIRONMENT, METRICS, REJECTED, SAMPLES = "config.yaml", "environment.json", "metrics.jsonl", "rejected.jsonl", "samples"
 
+PROMPTS = "prompts.json"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training run: its settings (parsed, and as written), metrics by step, sample pictures by step.
+    """One training run: its settings (parsed, and as written), metrics by step, sample pictures by step and what they were asked for.
 
     `rejected`: faults of the data by reason; a pair may have several, so there are `rejected_pairs` of them.
     """
@@ -36,6 +37,23 @@ class Training:
     rejected: Counter[str]
     rejected_pairs: int
     samples: Mapping[int, tuple[Path, ...]]
+    prompts: tuple[str, ...]
+
+    @property
+    def last_step(self) -> int:
+        """0 where there is none."""
+        return int(str(self.metrics[-1]["step"])) if self.metrics else 0
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it ended before its last step, if it did so by itself."""
+        reason = self.metrics[-1].get("stopped") if self.metrics else None
+        return str(reason) if reason else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to train."""
+        return self.stopped is not None or (self.last_step > 0 and self.last_step == self.settings.get("train.steps"))
 
 
 @dataclass(frozen=True)
@@ -157,7 +175,9 @@ def _training(reader: _Reader, folder: Path, summary: Summary | None) -> Trainin
     rejected = Counter(": ".join(str(line[key]) for key in ("field", "reason") if line.get(key)) or "no reason given" for line in faults)
     pairs = len({(str(line.get("file")), str(line.get("row"))) for line in faults})
     name = folder.name if folder != reader.root else _own_name(folder, settings, summary)
-    return Training(name, settings, text, _by_step(metrics), rejected, pairs, _samples(folder / SAMPLES))
+    asked = reader.mapping(folder / SAMPLES / PROMPTS).get("prompts")
+    prompts = tuple(map(str, asked)) if isinstance(asked, list) else ()
+    return Training(name, settings, text, _by_step(metrics), rejected, pairs, _samples(folder / SAMPLES), prompts)
 
 
 def _own_name(folder: Path, settings: Mapping[str, object], summary: Summary | None) -> str:

@@ -77,11 +77,11 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Strip:
-    """Samples of one run while it trained: a column for each step, one picture (or None) for each name in `rows`."""
+    """Samples of one run while it trained: a column for each of `headings`, one picture (or None) for each prompt in `rows`."""
 
     name: str
     colour: str
-    steps: tuple[int, ...]
+    headings: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
     total_steps: int
     total_rows: int
@@ -146,5 +146,18 @@ def _strip(training: Training, colour: str, album: Album) -> Strip:
     rows = []
     for name in names[:SAMPLES]:
         pictures = (album.embed(files[name], edge=512) if name in files else None for files in by_step)
-        rows.append((Path(name).stem, tuple(pictures)))
-    return Strip(display_name(training.name), colour, tuple(steps), tuple(rows), len(everything), len(names))
+        rows.append((_prompt(training, Path(name).stem), tuple(pictures)))
+    headings = tuple(_heading(training, step) for step in steps)
+    return Strip(display_name(training.name), colour, headings, tuple(rows), len(everything), len(names))
+
+
+def _heading(training: Training, step: int) -> str:
+    if step == 0:
+        return "base"
+    return f"final, step {step}" if training.finished and step == training.last_step else f"step {step}"
+
+
+def _prompt(training: Training, name: str) -> str:
+    """What a picture was asked to show: files are named by the prompt's place."""
+    place = int(name) if name.isdecimal() else len(training.prompts)
+    return training.prompts[place] if place < len(training.prompts) else name

@@ -15,7 +15,7 @@ from inpo.evaluation.summary import to_json
 from inpo.files import replacing
 from inpo.report import wording
 from inpo.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from inpo.report.curves import bucket_charts, step_charts
+from inpo.report.curves import bucket_charts, held_out_charts, step_charts
 from inpo.report.files import RunFolder, Training, flattened, read_run
 from inpo.report.gallery import gallery, strips
 from inpo.report.pictures import Album
@@ -75,7 +75,9 @@ def render(run: RunFolder) -> str:
         strips=strips(run, album),
         album=album,
         step_charts=step_charts(run),
+        held_out_charts=held_out_charts(run),
         bucket_charts=bucket_charts(run),
+        stopped=[(wording.display_name(training.name), training.stopped) for training in run.trainings if training.stopped],
         legend_entries=[(wording.display_name(training.name), colours[training.name]) for training in run.trainings if training.metrics],
         settings=_settings(run.trainings),
         environment=[(key, value) for key, value in flattened(run.environment).items() if key not in ("command", "schema")],

@@ -72,8 +72,8 @@ def test_a_step_that_was_run_twice_counts_once(run: Path):
     with (run / "inpo" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 3, "loss": 9.0}) + "\n")
     training = next(one for one in read_run(run).trainings if one.name == "inpo")
-    assert [line["step"] for line in training.metrics] == list(range(1, 9))
-    assert training.metrics[2]["loss"] == 9.0
+    assert [line["step"] for line in training.metrics] == list(range(9))
+    assert training.metrics[3]["loss"] == 9.0
 
 
 def test_pictures_may_be_missing_or_broken(run: Path):

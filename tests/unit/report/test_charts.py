@@ -95,3 +95,18 @@ def test_few_points_have_dots():
     """Buckets are points, a run is a line."""
     assert len(chart([1.0, 2.0, 3.0], smooth=False).curves[0].dots) == 3
     assert chart([1.0] * 50).curves[0].dots == ()
+
+
+def test_a_band_lies_around_its_curve_and_inside_the_axes() -> None:
+    """Upper edge, then lower edge back; a point without both ends is a gap; ends beyond the curve widen the axis."""
+    low, high = [0.4, math.nan, 0.5], [0.6, 0.7, 0.9]
+    drawn = line_chart("Accuracy", [Series("A", "c0", [0, 1, 2], [0.5, 0.6, 0.7], band=(low, high))], smooth=False)
+    assert drawn is not None
+    [curve] = drawn.curves
+    assert curve.band.endswith("Z")
+    around = points(curve.band.removesuffix("Z"))
+    assert len(points(curve.path)) == 3
+    assert min(y for _, y in around) >= TOP
+    assert max(y for _, y in around) <= BOTTOM
+    assert around[0][1] < points(curve.path)[0][1] < around[-1][1]
+    assert chart([1.0, 2.0]).curves[0].band == ""

@@ -208,3 +208,33 @@ def test_needs_no_torch_at_run_time(demo: Path, tmp_path: Path):
 def test_summary_of_the_synthetic_demo_is_valid(demo: Path):
     """The fixture keeps the contract that the page is tested against."""
     assert list(read_summary(demo / "summary.json").methods) == ["inpo", "diffusion-dpo", "inpo-shuffled", "base-again"]
+
+
+def test_what_the_held_out_pairs_said_is_in_the_page(tmp_path: Path):
+    """Curves from step 0 with their band, pictures under their prompts from the base to the end, and why the run ended."""
+    write_training(tmp_path, "inpo", steps=16)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    reason = "validation.loss did not get better in 3 looks <b>"
+    last = json.dumps(json.loads(lines[-1]) | {"stopped": reason})
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines[:-1], last]) + "\n")
+    write_summary(tmp_path / "summary.json", kind="train", baseline="base", methods={"inpo": MethodSummary(steps=16, result_step=12)})
+    page = page_of(tmp_path)
+    check_harmless(page)
+    text = page.text()
+    for words in (f"InPO was stopped early: {reason}", "the model is that of step 12", "On held-out pairs", "base", "step 4", "final, step 16"):
+        assert words in text, words
+    assert all(prompt in text for prompt in prompts(4))
+    assert any("band" in (element.attributes.get("class") or "") for element in page.all("path"))
+
+
+def test_pictures_without_prompts_are_named_by_their_files(tmp_path: Path):
+    """A run of before, or a damaged list: no step is lost, and an unfinished run has no final column."""
+    write_training(tmp_path, "inpo", steps=16)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines[:13]) + "\n")
+    for content in ("[1", '{"prompts": 3}', '{"prompts": ["only one"]}'):
+        (tmp_path / "samples" / "prompts.json").write_text(content)
+        text = page_of(tmp_path).text()
+        assert "03" in text
+        assert "final" not in text
+    assert "only one" in text
