@@ -220,8 +220,8 @@ def test_what_the_held_out_pairs_said_is_in_the_page(tmp_path: Path):
     write_summary(tmp_path / "summary.json", kind="train", baseline="base", methods={"inpo": MethodSummary(steps=16, result_step=12)})
     page = page_of(tmp_path)
     check_harmless(page)
-    text = page.text()
-    for words in (f"InPO was stopped early: {reason}", "the model is that of step 12", "On held-out pairs", "base", "step 4", "final, step 16"):
+    text = page.text
+    for words in (f"InPO was stopped early: {reason}", "the model is that of step 12", "On held-out pairs", "step 4", "final, step 16"):
         assert words in text, words
     assert all(prompt in text for prompt in prompts(4))
     assert any("band" in (element.attributes.get("class") or "") for element in page.all("path"))
@@ -234,7 +234,7 @@ def test_pictures_without_prompts_are_named_by_their_files(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines[:13]) + "\n")
     for content in ("[1", '{"prompts": 3}', '{"prompts": ["only one"]}'):
         (tmp_path / "samples" / "prompts.json").write_text(content)
-        text = page_of(tmp_path).text()
+        text = page_of(tmp_path).text
         assert "03" in text
         assert "final" not in text
     assert "only one" in text
