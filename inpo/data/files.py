@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from inpo.errors import InputError
+
 PICTURE_BYTES: Final = 256 << 20
 CAPTION_BYTES: Final = 64 << 10
 
@@ -83,15 +85,25 @@ def _walk(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[tuple[st
     here = os.path.realpath(folder)
     if here in above:
         return
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"data.path: the folder {folder} cannot be read: {error.strerror}") from error
     for entry in found:
         if entry.name.startswith((".", "_")):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
         else:
             yield prefix + entry.name, Path(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself.
+        return False
 
 
 def _text(path: Path, shown: str) -> str:
