@@ -121,9 +121,8 @@ def subject(variant: Variant) -> Subject:
     )  # fmt: skip
     reference: Denoiser
     if variant.lora:
-        from inpo.models.lora import AdaptersOff, attach
-
         from inpo.models.config import Lora
+        from inpo.models.lora import AdaptersOff, attach
 
         attach(policy.unet, Lora(rank=RANK), seed=0, stored=torch.bfloat16 if variant.dtype == "bf16" else torch.float32)
         reference = AdaptersOff(policy)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inpo.ddim import invert, sample, transfer
     from inpo.evaluation.winrate import win_rate
     from inpo.generation import GenerationConfig, generate
+    from inpo.models.config import Lora
     from inpo.noising import Forward, Inversion
     from inpo.onpolicy import OnPolicy, generate_pairs
     from inpo.schedule import Schedule
@@ -46,6 +47,7 @@ _NAMES = {
     "win_rate": "inpo.evaluation.winrate",
     "GenerationConfig": "inpo.generation",
     "generate": "inpo.generation",
+    "Lora": "inpo.models.config",
     "Forward": "inpo.noising",
     "Inversion": "inpo.noising",
     "OnPolicy": "inpo.onpolicy",
@@ -60,6 +62,7 @@ __all__ = [
     "GenerationConfig",
     "ImportConfig",
     "Inversion",
+    "Lora",
     "OnPolicy",
     "Schedule",
     "demo",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from inpo import world
 from inpo.config import Experiment
@@ -19,13 +19,14 @@ from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, Interrupted, nearest
 from inpo.generation import GenerationConfig, SampleGrid, check_steps, generate
-from inpo.models.config import ModelConfig
+from inpo.models.config import Lora, ModelConfig
 from inpo.types import PairSource, Scorer
 
 if TYPE_CHECKING:
     from inpo.data.loader import EncodedPairs
     from inpo.evaluation.summary import MethodSummary
     from inpo.generation import ImageRecord
+    from inpo.models.adapted import AdaptedModel
     from inpo.models.model import Model
     from inpo.training.fit import FitResult
     from inpo.training.metrics import Sink
@@ -46,12 +47,15 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, path=str(world.pipeline_path())) if config.path == WORLD else config
 
 
-def load(model: str | ModelConfig) -> Model:
-    """A model on this process's device: a folder, a finished run, a hub id, or `world`. Raises `InputError`."""
+def load(model: str | ModelConfig, lora: Lora | None = None, seed: int = 0) -> Model:
+    """A model on this process's device: a folder, a finished run, a hub id, or `world`; with `lora`, under adapters drawn from `seed`.
+
+    Raises `InputError`.
+    """
     from inpo.models import loading
     from inpo.training.distributed import device
 
-    return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device())
+    return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device(), lora=lora, seed=seed)
 
 
 def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
@@ -140,9 +144,9 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     run.data_sha256 = source.fingerprint
     run.check_same_data()
     say("loading the model")
-    model = load(experiment.model)
+    model = load(experiment.model, experiment.lora, experiment.train.seed)
     needs = experiment.method.objective.needs
-    reference = model.policy.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
+    reference = model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
     subject = Subject(model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype)
     # Captions are read from the data for it, so it is made only where it is used.
@@ -203,7 +207,9 @@ def _finish(model: Model, experiment: Experiment, run: Path, result: FitResult) 
 
 def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
     """What users load without this package."""
-    if experiment.output.format == "unet":
+    if experiment.output.format == "lora":
+        cast("AdaptedModel", model).save_adapter(folder)
+    elif experiment.output.format == "unet":
         model.save_unet(folder / "unet")
     else:
         model.save_pipeline(folder)

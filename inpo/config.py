@@ -21,24 +21,29 @@ from pydantic import TypeAdapter, ValidationError
 from inpo.checking import one_of
 from inpo.console import say
 from inpo.data.config import DataConfig
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError
 from inpo.methods import METHODS, Method, method
-from inpo.models.config import ModelConfig
+from inpo.models.config import Lora, ModelConfig
 from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
 from inpo.training.watch import check_watched
+from inpo.trees import read_tree as read_tree
+from inpo.trees import recipe_names as recipe_names
+from inpo.trees import recipe_text as recipe_text
 
 Reporter = Literal["tensorboard", "wandb"]
 REPORTERS: tuple[Reporter, ...] = typing.get_args(Reporter)
-RECIPES = Path(__file__).parent / "recipes"
 Tree = Mapping[str, object]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """`format`: what `RUN/model` is, a whole `pipeline` or its `unet` alone."""
+    """`format`: what `RUN/model` is, a whole `pipeline`, its `unet` alone, or with `lora` set the adapters alone (`lora`).
 
-    format: Literal["pipeline", "unet"] = "pipeline"
+    Adapters are merged into the weights of a `pipeline` and of a `unet`.
+    """
+
+    format: Literal["pipeline", "unet", "lora"] = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Experiment:
     model: ModelConfig
     data: DataConfig
     method: Method
+    lora: Lora | None = None
+    """Adapters to train; None trains the UNet's own weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -60,6 +67,8 @@ class Experiment:
         if self.optimizer.warmup_steps > self.train.steps:
             warmup, steps = self.optimizer.warmup_steps, self.train.steps
             raise InputError(f"optimizer.warmup_steps={warmup} is more than train.steps={steps}: set it too")
+        if self.output.format == "lora" and self.lora is None:
+            raise InputError("output.format='lora' needs adapters: set lora.rank, or output.format=pipeline for a fully trained model")
 
     @property
     def settings(self) -> Settings:
@@ -69,7 +78,7 @@ class Experiment:
     def to_tree(self) -> dict[str, object]:
         """Plain values under the names that users type; `from_tree` reads it back to an equal experiment."""
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("method", "report_to")}
-        tree: dict[str, object] = {name: _plain(dataclasses.asdict(part)) for name, part in parts.items()}
+        tree: dict[str, object] = {name: None if part is None else _plain(dataclasses.asdict(part)) for name, part in parts.items()}
         tree["method"] = {
             "name": self.method.name,
             "noising": _plain(dataclasses.asdict(typing.cast("typing.Any", self.method.noising))),
@@ -84,7 +93,7 @@ class Experiment:
     @classmethod
     def from_tree(cls, tree: Tree) -> Experiment:
         """Strictly from nested plain values. Raises `InputError` naming the key, the value, and the nearest known key."""
-        sections = {name: _section(tree, name) for name in ("model", "data", "method", "optimizer", "train", "output")}
+        sections = {name: _section(tree, name) for name in ("model", "data", "method", "lora", "optimizer", "train", "output")}
         _refuse_unknown(tree, [*sections, "report_to"], "")
         return _construct(
             cls,
@@ -92,6 +101,7 @@ class Experiment:
                 "model": _build(ModelConfig, sections["model"], "model"),
                 "data": _build(DataConfig, sections["data"], "data"),
                 "method": _build_method(sections["method"]),
+                "lora": None if tree.get("lora") is None else _build(Lora, sections["lora"], "lora"),
                 "optimizer": _build(OptimizerConfig, sections["optimizer"], "optimizer"),
                 "train": _build(TrainConfig, sections["train"], "train"),
                 "output": _build(OutputConfig, sections["output"], "output"),
@@ -119,50 +129,6 @@ def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> di
         return tree
     say(f"method.name={name}: with that method's published numbers; left out, as {section.get('name')}'s: {' and '.join(left)}")
     return {**tree, "method": {"name": name}}
-
-
-def read_tree(source: str) -> dict[str, object]:
-    """The mapping in a recipe or file. Raises `InputError` for a missing file, broken YAML, or a key given twice."""
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise InputError(f"{source}: no such file; recipes are given by name: {', '.join(recipe_names())}")
-    elif (RECIPES / f"{source}.yaml").is_file():
-        path = RECIPES / f"{source}.yaml"
-    else:
-        raise InputError(
-            f"{source!r} is neither a recipe{nearest(source, recipe_names())} nor a .yaml file; recipes: {', '.join(recipe_names())}"
-        )
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{source}: expected sections such as 'model:' and 'method:', found {type(tree).__name__}")
-    return tree
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def recipe_text(name: str) -> str:
-    """A recipe with its comments, which name the source of every number. Raises `InputError` for an unknown name."""
-    if name not in recipe_names():
-        raise InputError(f"{name!r} is not a recipe{nearest(name, recipe_names())}; recipes: {', '.join(recipe_names())}")
-    return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error: the second would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[typing.Hashable, object]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(sorted(twice))}", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _parse_override(text: str) -> dict[str, object]:

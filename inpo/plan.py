@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterator
 
@@ -18,8 +19,11 @@ from inpo.noising import Noising
 from inpo.objectives import Objective
 from inpo.schedule import Schedule
 from inpo.training.optim import WORD, state_bytes
+from inpo.types import Dtype
 
 GIB = 1 << 30
+# Of a frozen weight under adapters.
+STORED_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def describe(experiment: Experiment) -> str:
@@ -33,7 +37,7 @@ def describe(experiment: Experiment) -> str:
         cost = forwards_per_pair(experiment.method, parts.schedule)
     except ValueError as error:
         raise InputError(f"method.noising does not suit this model: {error}") from error
-    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts), cost))
+    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts, experiment.lora), cost))
 
 
 def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator[tuple[str, str]]:
@@ -43,6 +47,7 @@ def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator
     yield "noising", _with_numbers(experiment.method.noising)
     yield "objective", _with_numbers(experiment.method.objective)
     yield "model", f"{experiment.model.path}: UNet {_millions(sizes.unet)}, VAE and text encoder {_millions(sizes.frozen)}"
+    yield "trained", _trained(experiment, sizes)
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
     side = resolution // sizes.pixels_per_latent
     yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}"
@@ -58,6 +63,17 @@ def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator
     yield "memory", f"{_weights_bytes(experiment, sizes) / GIB:.2f} GiB for weights, gradients and optimiser; activations come on top"
 
 
+def _trained(experiment: Experiment, sizes: ModelSizes) -> str:
+    lora = experiment.lora
+    if lora is None:
+        return f"all {_millions(sizes.unet)} of the UNet"
+    count = sum(map(math.prod, sizes.adapter_shapes))
+    return (
+        f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank} on {sizes.adapted_layers} layers: {count:,} of the UNet's "
+        f"{_millions(sizes.unet)} ({count / sizes.unet:.2%}); the reference is the same network without them"
+    )
+
+
 def _training_pairs(experiment: Experiment) -> int | None:
     """How many pairs are trained on; None where they never end. Raises `InputError` where they do not fill a step."""
     source = open_pairs(experiment.data)
@@ -69,12 +85,16 @@ def _training_pairs(experiment: Experiment) -> int | None:
 
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
-    """Policy, its gradient and optimiser state, the reference if there is one, averaged weights, frozen encoders; all fp32."""
-    copies = 2
-    copies += experiment.method.objective.needs.reference
-    copies += experiment.train.average_decay is not None
-    state = sum(state_bytes(experiment.optimizer.name, shape) for shape in sizes.unet_shapes)
-    return WORD * (copies * sizes.unet + sizes.frozen) + state
+    """What is trained, its gradient, optimiser state and average, and the frozen encoders, fp32; and the reference if there is one.
+
+    Adapters share their UNet with the reference, stored in what it computes in.
+    """
+    shapes = sizes.adapter_shapes if experiment.lora else sizes.unet_shapes
+    trained = (2 + (experiment.train.average_decay is not None)) * sum(map(math.prod, shapes))
+    total = WORD * (trained + sizes.frozen) + sum(state_bytes(experiment.optimizer.name, shape) for shape in shapes)
+    if experiment.lora:
+        return total + STORED_BYTES[experiment.model.dtype] * sizes.unet
+    return total + WORD * experiment.method.objective.needs.reference * sizes.unet
 
 
 @dataclasses.dataclass(frozen=True)

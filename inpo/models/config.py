@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from inpo.checking import one_of, whole
+from inpo.checking import number, one_of, whole
 from inpo.errors import InputError
 from inpo.models.families import FAMILIES
 from inpo.types import Dtype
@@ -46,3 +46,35 @@ class ModelConfig:
             one_of("model.prediction", self.prediction, ("epsilon", "v_prediction"))
         whole("model.clip_skip", self.clip_skip, low=0, optional=True)
         whole("model.prompt_chunks", self.prompt_chunks, low=1, optional=True)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Train low-rank adapters in place of the network's own weights: B·A of `rank`, scaled by `alpha`/`rank`, on the `targets`.
+
+    `alpha` None is the rank: a scale of 1. `targets`: a preset (`attention`, `all-linear`, `conv`), the last parts of a layer's name, or
+    a regular expression over whole names; one, or a list. `dora` trains every output's magnitude apart from its direction.
+    Raises `InputError` naming `lora.<key>`.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: str | tuple[str, ...] = "attention"
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        whole("lora.rank", self.rank, low=1)
+        if self.alpha is not None:
+            number("lora.alpha", self.alpha, low=0, above=True)
+        if not self.target_names or not all(self.target_names):
+            raise InputError(f"lora.targets={self.targets!r} names no layer; expected 'attention', another preset, or names of layers")
+
+    @property
+    def strength(self) -> float:
+        """α: the adapters' output is multiplied by α/rank."""
+        return float(self.rank if self.alpha is None else self.alpha)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """`targets` as a list."""
+        return (self.targets,) if isinstance(self.targets, str) else self.targets

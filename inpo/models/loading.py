@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,34 +12,49 @@ import torch
 from torch import nn
 
 from inpo.errors import InputError
-from inpo.models.config import ModelConfig
+from inpo.models.adapted import AdaptedModel
+from inpo.models.config import Lora, ModelConfig
 from inpo.models.encoder import StableDiffusionEncoder
 from inpo.models.families import UNET, VAE, Component
 from inpo.models.folders import weights_variant
+from inpo.models.lora import attach, merge_file
 from inpo.models.model import Model
 from inpo.models.parts import Parts, examine
 from inpo.models.prompts import TextTower
-from inpo.models.stable_diffusion import StableDiffusionDenoiser
+from inpo.models.stable_diffusion import HALF, StableDiffusionDenoiser
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
-    """Loads the model that `config` describes, fp32 whatever its files hold.
+def load(config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora | None = None, seed: int = 0) -> Model:
+    """Loads the model that `config` describes, fp32 whatever its files hold; with `lora` set, frozen under adapters drawn from `seed`.
+
+    Under adapters the UNet's matrices and kernels are kept in the dtype that it computes in, which saves half and changes no number.
 
     Raises `InputError` naming the folder or the key for a family that is not supported, a component that is absent, damaged
     or does not fit the others, and weights that exist as pickles only.
     """
     parts = examine(config)
-    unet = cast("UNet2DConditionModel", _load_module(UNET, parts.unet))
+    unet = _load_unet(parts)
+    if lora:
+        attach(unet, lora, seed=seed, attention=parts.family.lora_targets, stored=HALF.get(config.dtype, torch.float32))
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     vae = cast("AutoencoderKL", _load_module(VAE, parts.vae).to(device))
     encoder = StableDiffusionEncoder(vae, _load_towers(parts, device), parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
     policy = StableDiffusionDenoiser(unet, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
-    return Model(policy.to(device), encoder, parts.family, parts.folder, parts.scheduler_config)
+    whole = Model(policy.to(device), encoder, parts.family, parts.folder, parts.scheduler_config)
+    return AdaptedModel.of(whole, lora, base=config, read_base=functools.partial(_load_unet, parts)) if lora else whole
+
+
+def _load_unet(parts: Parts) -> UNet2DConditionModel:
+    """The UNet, with the adapters merged that belong to it."""
+    unet = _load_module(UNET, parts.unet)
+    for folder in parts.adapters:
+        merge_file(folder, unet)
+    return cast("UNet2DConditionModel", unet)
 
 
 def _load_towers(parts: Parts, device: torch.device | str) -> tuple[TextTower, ...]:

@@ -19,6 +19,7 @@ from inpo.models.folders import INDEX, weights_variant
 from inpo.models.prompts import Reading
 from inpo.models.saving import read_weights, replace_folder, write_network, write_pipeline, write_reading
 from inpo.models.stable_diffusion import StableDiffusionDenoiser
+from inpo.types import Denoiser
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Model:
         if rest or side < 1:
             raise InputError(f"resolution {pixels} is not a positive multiple of {self.encoder.scale}, by which this VAE shrinks pictures")
         return int(self.policy.unet.config.in_channels), side, side
+
+    def reference(self) -> Denoiser:
+        """What the policy is compared with: a frozen copy of it as it is now."""
+        return self.policy.reference()
 
     def fingerprint(self) -> str:
         """32 hex digits that change whenever a weight, the schedule, the precision or the reading of prompts does."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from inpo.errors import InputError
+from inpo.models.base import BASE_FILE, AdapterFolder, find_adapters
 from inpo.models.config import ModelConfig
 from inpo.models.families import FAMILIES, SCHEDULER, UNET, UNSUPPORTED, VAE, Component, Family, family_of
 from inpo.models.folders import INDEX, READING, component_folder, pipeline_folder, read_json, weights_variant
@@ -16,7 +18,10 @@ from inpo.schedule import Prediction, VPSchedule, vp_from_config
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a pipeline's components lie and what they say about themselves."""
+    """Where a pipeline's components lie and what they say about themselves.
+
+    `adapters`: folders of adapters that belong to the UNet's weights, in the order in which they are merged.
+    """
 
     folder: Path
     family: Family
@@ -27,6 +32,7 @@ class Parts:
     prediction: Prediction
     reading: Reading
     zero_empty: bool
+    adapters: tuple[Path, ...] = ()
 
     def place(self, component: Component) -> Path:
         """The component's folder."""
@@ -35,6 +41,19 @@ class Parts:
 
 def examine(config: ModelConfig) -> Parts:
     """Everything that `load` can refuse without reading weights. Raises `InputError` as `load` does."""
+    adapters = find_adapters(config)
+    return _examine(config) if adapters is None else _examine_base(adapters)
+
+
+def _examine_base(adapters: AdapterFolder) -> Parts:
+    try:
+        parts = examine(adapters.base)
+    except InputError as error:
+        raise InputError(f"{adapters.folder} holds adapters, and the base that its {BASE_FILE} names cannot be used: {error}") from error
+    return dataclasses.replace(parts, adapters=(*parts.adapters, adapters.folder))
+
+
+def _examine(config: ModelConfig) -> Parts:
     folder = pipeline_folder(config.path)
     family = _family(config, folder)
     unet_folder = component_folder(config.unet, UNET.name, "model.unet") if config.unet else folder / UNET.name

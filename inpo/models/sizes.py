@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 
+from inpo.models.config import Lora
 from inpo.models.families import Component
 from inpo.models.folders import read_json
 from inpo.models.parts import Parts
+from inpo.models.targets import target_layers
 
 
 @dataclass(frozen=True)
 class ModelSizes:
     """Parameters of the UNet, with the shape of each, and of the frozen VAE and text encoders together; the UNet's own picture side in
-    latents, and scale."""
+    latents, and scale.
+
+    `adapted_layers`, `adapter_shapes`: how many layers have adapters, and the adapters' parameters; none where the UNet is trained.
+    """
 
     unet: int
     unet_shapes: tuple[tuple[int, ...], ...]
+    adapted_layers: int
+    adapter_shapes: tuple[tuple[int, ...], ...]
     frozen: int
     latent_side: int
     latent_channels: int
     pixels_per_latent: int
 
 
-def model_sizes(parts: Parts) -> ModelSizes:
-    """Builds the networks on the meta device and counts."""
+def model_sizes(parts: Parts, lora: Lora | None = None) -> ModelSizes:
+    """Builds the networks on the meta device and counts. Raises `InputError` for `lora.targets` that match nothing."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     unet_config, vae_config = read_json(parts.unet / "config.json"), read_json(parts.vae / "config.json")
@@ -35,9 +44,12 @@ def model_sizes(parts: Parts) -> ModelSizes:
         unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
         texts = [_text_encoder(component, parts.place(component)) for component in parts.family.text_encoders]
     side = unet.config.sample_size
+    layers = target_layers(unet, lora.target_names, parts.family.lora_targets) if lora else []
     return ModelSizes(
         unet=_count(unet),
         unet_shapes=tuple(tuple(parameter.shape) for parameter in unet.parameters()),
+        adapted_layers=len(layers),
+        adapter_shapes=tuple(shape for name in layers for shape in _adapter_shapes(unet.get_submodule(name), lora)) if lora else (),
         frozen=sum(map(_count, (vae, *texts))),
         latent_side=side if isinstance(side, int) else side[0],
         latent_channels=unet.config.in_channels,
@@ -50,6 +62,15 @@ def _text_encoder(component: Component, folder: Path) -> torch.nn.Module:
 
     config = transformers.CLIPTextConfig.from_dict(read_json(folder / "config.json"))
     return cast(torch.nn.Module, getattr(transformers, component.kind)(config))
+
+
+def _adapter_shapes(layer: nn.Module, lora: Lora) -> Iterator[tuple[int, ...]]:
+    """A and B, and for DoRA a magnitude for each output."""
+    outputs, *inputs = cast(nn.Parameter, layer.weight).shape
+    yield (lora.rank, *inputs)
+    yield (outputs, lora.rank, *(1 for _ in inputs[1:]))
+    if lora.dora:
+        yield (outputs,)
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -6,7 +6,7 @@ Latents are fp32 on both sides of the network; the network alone decides what it
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from inpo.types import Condition, Dtype
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StableDiffusionDenoiser(nn.Module):
@@ -45,14 +45,19 @@ class StableDiffusionDenoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The UNet's own prediction, `[B,C,H,W]`, in the dtype of `x_t`. `t`: `[B]`, on any device."""
-        width = self.unet.dtype
+        width = self._width
         prompt = condition.tensors[PROMPT].to(x_t.device, width)
         times = self.schedule.network_time(t).to(x_t.device)
-        with torch.autocast(x_t.device.type, _HALF.get(self.compute_dtype), enabled=self.compute_dtype in _HALF):
+        with torch.autocast(x_t.device.type, HALF.get(self.compute_dtype), enabled=self.compute_dtype in HALF):
             prediction: Tensor = self.unet(
                 x_t.to(width), times, encoder_hidden_states=prompt, added_cond_kwargs=self._added(x_t, condition), return_dict=False
             )[0]
         return prediction.to(x_t.dtype)
+
+    @property
+    def _width(self) -> torch.dtype:
+        # Under autocast the weights may be stored in half precision, of which sizes in pixels would be rounded.
+        return torch.float32 if self.compute_dtype in HALF else cast(torch.dtype, self.unet.dtype)
 
     def _added(self, x_t: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         if self.unet.config.addition_embed_type is None:
@@ -61,7 +66,7 @@ class StableDiffusionDenoiser(nn.Module):
         if sizes is None:
             height, width = (side * self.pixels_per_latent for side in x_t.shape[-2:])
             sizes = torch.tensor([height, width, 0, 0, height, width]).expand(len(x_t), 6)
-        return {name: tensor.to(x_t.device, self.unet.dtype) for name, tensor in ((POOLED, condition.tensors[POOLED]), (SIZES, sizes))}
+        return {name: tensor.to(x_t.device, self._width) for name, tensor in ((POOLED, condition.tensors[POOLED]), (SIZES, sizes))}
 
     def reference(self) -> StableDiffusionDenoiser:
         """A frozen copy of the network as it is now: eval mode, no parameter requires a gradient."""

@@ -32,15 +32,15 @@ class Subject:
     identity_tolerance: float | None = None
 
     def reference_sha256(self) -> str | None:
-        """Hex digest of what the policy is compared with, which never changes; None where there is no reference.
+        """Hex digest of what never changes in a run: the reference's weights, or the policy's frozen ones; None where there are neither.
 
-        A reference that is no module of its own is known by the policy's frozen weights.
+        A reference that is no module of its own is known by the policy's frozen weights; so is the base of adapters that are trained
+        without a reference.
         """
-        if self.reference is None:
-            return None
         if isinstance(self.reference, nn.Module):
             return _sha256(self.reference.state_dict())
-        return _sha256({name: weight for name, weight in self.policy.named_parameters() if not weight.requires_grad})
+        frozen = {name: weight for name, weight in self.policy.named_parameters() if not weight.requires_grad}
+        return _sha256(frozen) if frozen else None
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

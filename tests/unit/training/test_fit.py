@@ -96,7 +96,7 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_base_model_is_known_by_what_training_does_not_move() -> None:
-    """Every weight of the reference counts, to the bit; without a module of its own, the policy's frozen ones; without one, nothing."""
+    """Every weight of the reference counts, to the bit; without a module of its own, or without one, the policy's frozen ones, if any."""
     policy, reference = tiny_subject().policy, tiny_subject().reference
     digest = plain_subject(policy, reference).reference_sha256()
     assert digest == plain_subject(TinyDenoiser(1), reference).reference_sha256()
@@ -111,7 +111,8 @@ def test_the_base_model_is_known_by_what_training_does_not_move() -> None:
         assert adapter.reference_sha256() == digest
         policy.into.bias.add_(1)
     assert adapter.reference_sha256() != digest
-    assert plain_subject(policy, None).reference_sha256() is None
+    assert plain_subject(policy, None).reference_sha256() == adapter.reference_sha256()
+    assert plain_subject(tiny_subject().policy, None).reference_sha256() is None
 
 
 def test_without_a_reference_no_base_model_is_compared(tmp_path: Path) -> None:
