@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inpo.data.config import DataConfig
+from inpo.data.mending import with_stand_ins
 from inpo.data.scan import Batch, Progress, Rules, Tally, scan
 from inpo.data.shards import Shard
 from inpo.data.where import parse_condition
@@ -68,9 +69,22 @@ def load_or_build(shards: Sequence[Shard], config: DataConfig, *, folder: Path |
         with partial.open("w", encoding="utf-8") as rejected:
             index = _build(shards, config, made_from=made_from, rejected=rejected, progress=progress)
         if kept is not None and kept.fingerprint != index.fingerprint:
-            raise InputError(_what_changed(folder, kept, made_from))
+            index = _mended(kept, index, config) or _refuse(folder, kept, made_from)
     write_index(index, folder / INDEX_FILE)
     return index
+
+
+def _mended(kept: PairIndex, closer: PairIndex, config: DataConfig) -> PairIndex | None:
+    """The run's own list where `closer` differs from it by pairs that data.verify=full rejects and data.verify=headers did not."""
+    if kept.made_from.get("verify") != "headers" or {**kept.made_from, "verify": "full"} != closer.made_from:
+        return None
+    table = with_stand_ins(kept.table, closer.table, config.validation_fraction)
+    # The fingerprint stays: it is the same data, and checkpoints were made with it.
+    return None if table is None else replace(closer, table=table, fingerprint=kept.fingerprint)
+
+
+def _refuse(folder: Path, kept: PairIndex, made_from: dict[str, object]) -> NoReturn:
+    raise InputError(_what_changed(folder, kept, made_from))
 
 
 def _has_its_list(kept: PairIndex, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
@@ -18,6 +19,7 @@ from inpo.data import parquet as parquet_module
 from inpo.data import sources as sources_module
 from inpo.data.config import DataConfig
 from inpo.data.index import INDEX_FILE, REJECTED_FILE, read_index
+from inpo.data.order import held_out
 from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from inpo.types import PairRecord
@@ -121,6 +123,26 @@ def test_headers_only_lets_inner_damage_through(tmp_path: Path) -> None:
     path = write(tmp_path / "p.parquet", [row(i, **({"jpg_1": bytes(data)} if i == 3 else {})) for i in range(10)])
     assert ParquetPairs.open(DataConfig(str(path), verify="headers")).size == 10
     assert ParquetPairs.open(DataConfig(str(path), verify="full")).size == 9
+
+
+def test_a_run_that_met_a_damaged_picture_goes_on_under_full(tmp_path: Path) -> None:
+    """Under headers it was a pair; under full, in the same folder, it is listed and another stands in its place, of the same side of the
+    validation split. Every other pair stays where it was, it is the same data, and the list is kept."""
+    data = bytearray(png(15))
+    data[len(data) // 2 : len(data) // 2 + 8] = bytes(8)
+    path = write(tmp_path / "p.parquet", [row(i, **({"jpg_1": bytes(data)} if i == 7 else {})) for i in range(20)])
+    config = DataConfig(str(path), verify="headers", validation_fraction=0.5)
+    before = ParquetPairs.open(config, folder=tmp_path / "run")
+    for _ in range(2):
+        after = ParquetPairs.open(dataclasses.replace(config, verify="full"), folder=tmp_path / "run")
+        moved = [i for i in range(20) if after.ids[i] != before.ids[i]]
+        assert (after.size, after.fingerprint, moved, after.tally.rejected) == (20, before.fingerprint, [7], 1)
+        stand_in = next(i for i in range(8, 20) if held_out(before.ids[i], 0.5) == held_out(before.ids[7], 0.5))
+        assert after[7] == before[stand_in]
+    assert '"row": 7' in (tmp_path / "run" / REJECTED_FILE).read_text()
+    write(path, [row(i) for i in range(1, 21)])
+    with pytest.raises(InputError, match=r"p\.parquet has changed"):
+        ParquetPairs.open(config, folder=tmp_path / "run")
 
 
 def test_the_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
