@@ -29,7 +29,8 @@ def with_stand_ins(kept: pa.Table, sound: pa.Table, validation_fraction: float) 
 def _places(table: pa.Table) -> np.ndarray:
     """One number for each row's file and row."""
     files, rows = (table.column(name).to_numpy().astype(np.int64) for name in ("file", "row"))
-    return (files << 40) + rows
+    places: np.ndarray = (files << 40) + rows
+    return places
 
 
 def _stand_in(table: pa.Table, lost: int, stays: np.ndarray, fraction: float) -> int | None:
