@@ -17,6 +17,7 @@ DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
 class ModelConfig:
     """`path`, `unet`, `vae`: a diffusers folder, a finished run's folder, or a hub id such as `owner/name`.
 
+    `path` may also be a single-file `.safetensors` checkpoint; `config` then names a folder with its settings and tokenizers.
     `unet` and `vae` replace the pipeline's own. `family` and `prediction` None are read from the folder; otherwise the folder must agree.
     `clip_skip` and `prompt_chunks` are `inpo.models.prompts.Reading`'s; None takes what the model was trained with, or 0 and 1.
     `dtype` is what the UNet computes in: its weights stay fp32 in all cases. `gradient_checkpointing` recomputes activations in the
@@ -27,6 +28,7 @@ class ModelConfig:
     path: str
     unet: str | None = None
     vae: str | None = None
+    config: str | None = None
     family: str | None = None
     prediction: Literal["epsilon", "v_prediction"] | None = None
     clip_skip: int | None = None
@@ -35,7 +37,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("path", "unet", "vae"):
+        for key in ("path", "unet", "vae", "config"):
             value = getattr(self, key)
             if value is not None and not str(value).strip():
                 raise InputError(f"model.{key} is empty; give a folder or a hub id such as 'owner/name'")

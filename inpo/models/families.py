@@ -38,7 +38,8 @@ class Family:
     from; `normed`: whether the final norm is applied to them. `added`: the UNet's `addition_embed_type`; "text_time" wants the last
     tower's pooled embedding and the picture's sizes too. `zero_empty`: whether the empty prompt is zeros unless model_index.json's
     `force_zeros_for_empty_prompt` says otherwise, as its pipeline's guidance has it. `safety_checker`: whether the pipeline has one.
-    `lora_targets`: endings of the UNet's module names that LoRA adapts unless told otherwise.
+    `checkpoint_prefixes`: how the names of each tower's tensors begin in a single-file checkpoint. `lora_targets`: endings of the
+    UNet's module names that LoRA adapts unless told otherwise.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Family:
     added: Literal["text_time"] | None
     zero_empty: bool
     safety_checker: bool
+    checkpoint_prefixes: tuple[str, ...]
     lora_targets: tuple[str, ...] = _ATTENTION
 
     @property
@@ -78,6 +80,7 @@ SD = Family(
     added=None,
     zero_empty=False,
     safety_checker=True,
+    checkpoint_prefixes=("cond_stage_model.",),
 )
 SDXL = Family(
     name="sdxl",
@@ -90,6 +93,7 @@ SDXL = Family(
     added="text_time",
     zero_empty=True,
     safety_checker=False,
+    checkpoint_prefixes=("conditioner.embedders.0.", "conditioner.embedders.1."),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD, SDXL)}

@@ -38,6 +38,27 @@ def pipeline_folder(path: str, key: str = "model.path") -> Path:
     raise InputError(f"{key}={path!r} is not a diffusers pipeline folder: it has no {INDEX}{_instead(folder)}")
 
 
+def config_folder(config: str, file: Path, *, asked: bool) -> Path:
+    """The pipeline folder whose settings and tokenizers go with a single-file checkpoint; of a hub id no weights are fetched.
+
+    `asked`: whether the user named it as model.config. Raises `InputError` naming that key where it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = _local_folder(config, "model.config") if asked else None
+    if folder is None:
+        try:
+            folder = Path(snapshot_download(config, allow_patterns=["*.json", "*.txt"]))
+        except Exception as error:  # as in `_fetched`
+            raise InputError(
+                f"model.path={str(file)!r} holds weights alone, and the settings of {config} could not be fetched from the hub "
+                f"({type(error).__name__}): set model.config to a diffusers folder of the same kind of model"
+            ) from error
+    if not (folder / INDEX).is_file():
+        raise InputError(f"model.config={config!r} is not a diffusers pipeline folder: it has no {INDEX}{_instead(folder)}")
+    return folder
+
+
 def component_folder(path: str, name: str, key: str) -> Path:
     """The folder of one component (`unet`, `vae`): `path` itself, or the `name/` of the pipeline, run or hub id that `path` names."""
     folder = _local_folder(path, key)
@@ -109,10 +130,7 @@ def _local_folder(path: str, key: str) -> Path | None:
     if local.is_dir():
         return local
     if local.exists():
-        raise InputError(
-            f"{key}={path!r} is a file, and a folder in diffusers' layout is expected. A single-file checkpoint is converted with "
-            "diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
-        )
+        raise InputError(f"{key}={path!r} is a file, and a folder in diffusers' layout is expected; single files are for model.path alone")
     if _HUB_ID.fullmatch(path) and not local.parent.exists():
         return None
     whole = ", a run's folder, 'world'," if key == "model.path" else ""

@@ -13,6 +13,7 @@ from inpo.models.config import ModelConfig
 from inpo.models.families import FAMILIES, SCHEDULER, UNET, UNSUPPORTED, VAE, Component, Family, family_of
 from inpo.models.folders import INDEX, READING, component_folder, pipeline_folder, read_json, weights_variant
 from inpo.models.prompts import Reading
+from inpo.models.single_file import unpack
 from inpo.schedule import Prediction, VPSchedule, vp_from_config
 
 
@@ -54,7 +55,7 @@ def _examine_base(adapters: AdapterFolder) -> Parts:
 
 
 def _examine(config: ModelConfig) -> Parts:
-    folder = pipeline_folder(config.path)
+    folder = _opened(config)
     family = _family(config, folder)
     unet_folder = component_folder(config.unet, UNET.name, "model.unet") if config.unet else folder / UNET.name
     vae_folder = component_folder(config.vae, VAE.name, "model.vae") if config.vae else folder / VAE.name
@@ -66,6 +67,15 @@ def _examine(config: ModelConfig) -> Parts:
     zero_empty = bool(read_json(folder / INDEX).get("force_zeros_for_empty_prompt", family.zero_empty))
     reading = _reading(config, folder, family)
     return Parts(folder, family, unet_folder, vae_folder, scheduler_config, schedule, prediction, reading, zero_empty)
+
+
+def _opened(config: ModelConfig) -> Path:
+    file = Path(config.path).expanduser()
+    if file.is_file():
+        return unpack(file, config.config)
+    if config.config is not None:
+        raise InputError(f"model.config={config.config!r} goes with a single-file checkpoint, and model.path={config.path!r} is none")
+    return pipeline_folder(config.path)
 
 
 def _family(config: ModelConfig, folder: Path) -> Family:

@@ -264,7 +264,7 @@ def test_a_run_with_a_unet_alone_is_an_override(folder: Path) -> None:
         (its_unet, ("UNet2DConditionModel of one", "did you mean")),
         (a_lonely_unet, ("single UNet2DConditionModel", "model.unet")),
         (misspelt, ("there is no folder", "did you mean", "base'")),
-        (a_file, ("is a file", "from_single_file")),
+        (a_file, ("no checkpoint of a whole", "conv_in.bias")),
         (an_empty_folder, ("it is empty",)),
         (an_unfinished_run, ("did not finish", "model.unet=", "step-000400/policy")),
         (a_run_with_a_unet_alone, ("UNet alone", "model.unet")),

@@ -1,0 +1,162 @@
+"""Checkpoints in one `.safetensors` file, as image programs exchange them, unpacked once into the folder layout that all else reads.
+
+Their layout names its tensors as the programs of Stable Diffusion's authors do; diffusers knows the translation of each network.
+Settings and tokenizers are not in such a file: they come from another folder, `model.config`, or from the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+from torch import Tensor
+
+from inpo.errors import InputError
+from inpo.models.families import SCHEDULER, UNET, VAE, Family, family_of
+from inpo.models.folders import INDEX, config_folder, read_json
+
+_UNET_PREFIX = "model.diffusion_model."
+_TEXTS = (".json", ".txt")
+
+
+def unpack(file: Path, config: str | None) -> Path:
+    """A pipeline folder with the weights of `file`, in the user's cache: made at the first call, found again by later ones.
+
+    `config` names a pipeline folder for the same architecture, of which only JSON and text files are read; None asks the hub which
+    one diffusers takes for such a file. Raises `InputError` for a pickle, for a file that is no such checkpoint, and for one
+    whose settings cannot be had.
+    """
+    if file.suffix != ".safetensors":
+        raise InputError(
+            f"model.path={str(file)!r} is no .safetensors file; a .ckpt or .pt is a pickle, which can run code when opened: it is not read"
+        )
+    tensors = _read(file)
+    settings = config_folder(config or _usual_settings(tensors), file, asked=config is not None)
+    _check_prediction(file, tensors, settings)
+    folder = _cache() / _digest(file, settings)
+    if (folder / INDEX).is_file():
+        return folder
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        _write(new, tensors, settings, file)
+        _place(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file} is no complete safetensors file ({file.stat().st_size} bytes; {error}); copy or download it again"
+        ) from error
+    if not any(name.startswith(_UNET_PREFIX) for name in tensors):
+        known = "a LoRA" if any("lora" in name for name in tensors) else "no checkpoint of a whole Stable Diffusion 1.x, 2.x or XL model"
+        raise InputError(f"model.path={str(file)!r} is {known}: it has no tensor {_UNET_PREFIX}…, but {next(iter(tensors), 'none at all')}")
+    return tensors
+
+
+def _usual_settings(tensors: Mapping[str, Tensor]) -> str:
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    return str(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
+
+
+def _check_prediction(file: Path, tensors: Mapping[str, Tensor], settings: Path) -> None:
+    """Trainers mark v-prediction files by a tensor of that name; read as ε, such a network makes noise."""
+    scheduler = settings / SCHEDULER.name / "scheduler_config.json"
+    said = read_json(scheduler).get("prediction_type", "epsilon")
+    if "v_pred" in tensors and said != "v_prediction":
+        raise InputError(
+            f"model.path={str(file)!r} is marked as a v-prediction model (it has a tensor 'v_pred'), but {scheduler} says "
+            f"prediction_type={said!r}: set model.config to a copy of that folder whose scheduler says v_prediction"
+        )
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inpo" / "single-file"
+
+
+def _digest(file: Path, settings: Path) -> str:
+    """Changes with the file (path, size, time) and with any of the settings."""
+    stat = file.stat()
+    digest = hashlib.blake2b(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=12)
+    for text in sorted(each for each in settings.rglob("*") if each.suffix in _TEXTS):
+        digest.update(text.read_bytes())
+    return f"{file.stem}-{digest.hexdigest()}"
+
+
+def _place(new: Path, folder: Path) -> None:
+    try:
+        new.rename(folder)
+    except OSError:
+        # Another process of the same run was faster, with the same content.
+        if not (folder / INDEX).is_file():
+            raise
+
+
+def _write(new: Path, tensors: Mapping[str, Tensor], settings: Path, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    index = read_json(settings / INDEX)
+    family = family_of(str(index.get("_class_name")))
+    if family is None:
+        raise InputError(f"model.config={str(settings)!r} is a pipeline of {index.get('_class_name')}, which is not supported")
+    for component in family.components:
+        (new / component.name).mkdir()
+        for text in (settings / component.name).glob("*"):
+            if text.suffix in _TEXTS:
+                shutil.copyfile(text, new / component.name / text.name)
+    try:
+        parts = _split(tensors, settings, family)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"model.path={str(file)!r} does not have the architecture of {settings} ({type(error).__name__}: {error}): "
+            f"set model.config to a folder of the same kind of model"
+        ) from error
+    for component in (UNET, VAE, *family.text_encoders):
+        own = {name: tensor.contiguous() for name, tensor in parts[component.name].items()}
+        save_file(own, new / component.name / f"{component.weights}.safetensors", {"format": "pt"})
+    kept = {component.name for component in family.components}
+    rest = {name: entry if name in kept or not isinstance(entry, list) else [None, None] for name, entry in index.items()}
+    (new / INDEX).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+
+
+def _split(tensors: Mapping[str, Tensor], settings: Path, family: Family) -> dict[str, dict[str, Tensor]]:
+    """Each network's tensors under the names of diffusers and transformers. What belongs to none of them is left out."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    unet = convert_ldm_unet_checkpoint(tensors, read_json(settings / UNET.name / "config.json"))
+    vae = convert_ldm_vae_checkpoint(tensors, read_json(settings / VAE.name / "config.json"))
+    parts = {UNET.name: unet, VAE.name: vae}
+    for tower, prefix in zip(family.text_encoders, family.checkpoint_prefixes, strict=True):
+        width = read_json(settings / tower.name / "config.json").get("hidden_size")
+        parts[tower.name] = _text_encoder(tensors, prefix, width, projects=tower.kind.endswith("Projection"))
+    return parts
+
+
+def _text_encoder(tensors: Mapping[str, Tensor], prefix: str, width: object, *, projects: bool) -> dict[str, Tensor]:
+    """OpenCLIP's encoders lie under `prefix`model, with query, key and value in one matrix; OpenAI's under `prefix`transformer."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    if any(name.startswith(f"{prefix}model.") for name in tensors):
+        model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+        found: dict[str, Tensor] = convert_open_clip_checkpoint(model, tensors, prefix=f"{prefix}model.")
+    else:
+        own = f"{prefix}transformer."
+        found = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
+    return {
+        name: tensor for name, tensor in found.items() if not name.endswith("position_ids") and (projects or "text_projection" not in name)
+    }
