@@ -130,11 +130,14 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
 
 def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     from inpo.data.loader import EncodedPairs
+    from inpo.models.parts import examine
     from inpo.training.disk import reporting
     from inpo.training.distributed import on_main, processes
     from inpo.training.fit import Callbacks, fit
     from inpo.training.subject import Subject
 
+    # Before the pairs: a recipe for another model must not cost the examination of a million of them first.
+    on_main(lambda: examine(resolve_model(experiment.model)))
     say("examining the pairs")
     with reporting(run.path):
         if processes().num_processes > 1:
