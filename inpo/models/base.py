@@ -14,7 +14,7 @@ from inpo.models.folders import read_json
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 BASE_FILE = "base.json"
-_RECORDED = ("path", "unet", "vae", "family", "prediction", "clip_skip", "prompt_chunks")
+_RECORDED = ("path", "unet", "vae", "config", "family", "prediction", "clip_skip", "prompt_chunks")
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class AdapterFolder:
 
 
 def write_base(folder: Path, config: ModelConfig) -> None:
-    """Records the model that adapters were trained on; folders by their whole path, hub ids as they are."""
+    """Records the model that adapters were trained on; folders and files by their whole path, hub ids as they are."""
     recorded = {key: getattr(config, key) for key in _RECORDED}
-    for key in ("path", "unet", "vae"):
-        if recorded[key] and Path(recorded[key]).expanduser().is_dir():
+    for key in ("path", "unet", "vae", "config"):
+        if recorded[key] and Path(recorded[key]).expanduser().exists():
             recorded[key] = str(Path(recorded[key]).expanduser().resolve())
     (folder / BASE_FILE).write_text(json.dumps({"schema": 1, **recorded}, indent=2) + "\n", encoding="utf-8")
 
