@@ -111,7 +111,7 @@ def test_a_run_of_adapters_is_a_model(run: Run, tiny_pipeline: Path, pairs_file:
     gone = run(*command, tmp_path / "others")
     assert gone.code == 2
     assert str(second / "model") in gone.err
-    assert f"model.path={str(base)!r}: there is no folder" in gone.err
+    assert f"there is no folder {base} here" in gone.err
 
 
 def test_adapters_are_evaluated_like_any_model(run: Run, pairs_file: Path, tmp_path: Path) -> None:
