@@ -16,6 +16,9 @@ from inpo.errors import InputError, RunFault
 
 T = TypeVar("T")
 
+SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+"""What `accelerate launch` sets in the environment for a network that is cut over processes."""
+
 BUCKET_NUMBERS = 25_000_000
 """Gradients are added up so many numbers at a time: 100 MB of memory instead of a second copy of all of them."""
 
@@ -23,8 +26,14 @@ BUCKET_NUMBERS = 25_000_000
 def processes() -> PartialState:
     """accelerate's view of the process group, joined on the first call.
 
-    Raises `InputError` where a launcher started several processes that do not find one another: each would train alone.
+    Raises `InputError` where a launcher started several processes that do not find one another, so that each would train alone,
+    and where it was told to shard the network, which nothing here does.
     """
+    if chosen := [name for key, name in SHARDING.items() if os.environ.get(key, "").lower() in ("1", "true")]:
+        raise InputError(
+            f"`accelerate launch` is set to {chosen[0]}, but every process here keeps the whole network: choose MULTI_GPU in "
+            "`accelerate config`, and lora.rank or optimizer.name=adamw8bit where memory does not suffice"
+        )
     # Without being told so, accelerate forms no group on a machine that has CPUs only.
     state = PartialState(cpu=not torch.accelerator.is_available())
     started = int(os.environ.get("WORLD_SIZE", "1"))
