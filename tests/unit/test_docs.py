@@ -199,3 +199,36 @@ def test_the_pairs_file_of_the_document_is_valid(tmp_path: Path, monkeypatch: py
 def test_the_rejected_line_of_the_document_has_the_files_fields() -> None:
     line = json.loads(next(block for block in blocks("data.md", "") if block.startswith("{")))
     assert list(line) == ["file", "row", *(field.name for field in dataclasses.fields(Fault))]
+
+
+def estimate(page: str) -> tuple[float, list[tuple[float, list[float]]]]:
+    """TFLOP of one pair by the rows of a page's first table of operations, and its cards: peak, and hours at 30 and 40 %."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGES[page].splitlines() if line.startswith("|")]
+    start = next(i for i, row in enumerate(rows) if row[0] == "for one pair")
+    end = next(i for i, row in enumerate(rows) if row[0] == "sum")
+    parts = [float(row[-1]) for row in rows[start + 2 : end]]
+    stated = float(rows[end][-1])
+    assert stated == pytest.approx(sum(parts), abs=0.11)
+    cards = [row for row in rows[end:] if len(row) == 4 and row[1].endswith("TFLOP/s")]
+    return stated, [(float(row[1].split()[0]), [float(cell.split()[0]) for cell in row[2:]]) for row in cards]
+
+
+ESTIMATES = [("sdxl-8-gpus.md", "sdxl-inpo", 8), ("sdxl-lora-one-card.md", "sdxl-inpo-lora-24gb", 1)]
+
+
+@pytest.mark.parametrize(("page", "recipe", "cards"), ESTIMATES)
+def test_estimates_of_time_are_their_arithmetic(page: str, recipe: str, cards: int) -> None:
+    """Pairs of the recipe × operations of a pair / (cards × share × peak), to a twentieth of an hour."""
+    train = load_experiment(recipe, ["data.path=pairs.parquet"]).train
+    one, table = estimate(page)
+    assert len(table) == 2
+    for peak, stated in table:
+        hours = [train.steps * train.pairs_per_step * one / (cards * share * peak) / 3600 for share in (0.3, 0.4)]
+        assert hours == pytest.approx(stated, abs=0.06)
+
+
+def test_counted_operations_are_the_output_on_record() -> None:
+    """What both pages multiply: 6.76 forward, 25.44 with backward and checkpointing, 4.88 for the VAE."""
+    counted = (ROOT / "docs" / "benchmarks" / "flops.txt").read_text(encoding="utf-8")
+    assert "forward 6.76, with backward 20.23, checkpointed 25.44 TFLOP" in counted
+    assert "at 1024: 4.88 TFLOP" in counted
