@@ -1,56 +1,100 @@
-"""Every family and kind of prediction, from the folder that users have to the folder that they use, through the real entrance."""
+"""Every family × way to train × method: trained, resumed and saved by the command line, then loaded and sampled by a program without us."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import Run, small
 
+FAMILIES = {
+    "SD1.5": ("tiny_pipeline", "sd15"),
+    "SD2-v": ("tiny_v_pipeline", "sd15"),
+    "SDXL": ("tiny_sdxl_pipeline", "sdxl"),
+    "SDXL-v-ztsnr": ("tiny_sdxl_v_pipeline", "sdxl"),
+    "SD2-v-ztsnr": ("tiny_zero_snr_pipeline", "sd15"),
+}
+TRAINED = {
+    "full": ("optimizer.lr=0.001",),
+    "lora": ("lora.rank=2", "output.format=lora", "optimizer.lr=0.01"),
+    "dora": ("lora.rank=2", "lora.dora=true", "output.format=lora", "optimizer.lr=0.01"),
+}
+METHODS = {"inpo": "inpo", "diffusion-dpo": "dpo", "sft": "sft"}
+CASES = [*product(list(FAMILIES)[:4], TRAINED, METHODS), ("SD2-v-ztsnr", "full", "inpo")]
 WITHOUT_US = """
-import sys, torch
+import json, sys, torch
 from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], use_safetensors=True)
-pipe.set_progress_bar_config(disable=True)
-image = pipe("a red circle", num_inference_steps=2, height=16, width=16, generator=torch.Generator().manual_seed(0)).images[0]
-assert image.size == (16, 16), image.size
-assert "inpo" not in sys.modules
-print(type(pipe).__name__)
+def picture(base, adapters=None):
+    pipe = DiffusionPipeline.from_pretrained(base, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    if adapters:
+        pipe.load_lora_weights(adapters)
+    seed = torch.Generator().manual_seed(0)
+    settings = dict(num_inference_steps=2, guidance_scale=3.0, height=16, width=16, generator=seed, output_type="pt")
+    return type(pipe).__name__, pipe("a red circle", **settings).images[0]
+for line in sys.stdin:
+    asked = json.loads(line)
+    _, before = picture(asked["base"])
+    kind, after = picture(asked["base"], asked["result"]) if asked["adapters"] else picture(asked["result"])
+    assert "inpo" not in sys.modules
+    moved = float((after - before).abs().max())
+    print(json.dumps({"pipeline": kind, "shape": list(after.shape), "finite": bool(after.isfinite().all()), "moved": moved}), flush=True)
 """
-XL = "StableDiffusionXLPipeline"
-START = {"inpo": 0.6931, "diffusion-dpo": 0.6931}
+Ask = Callable[..., dict[str, object]]
 
 
-@pytest.mark.parametrize(
-    ("kind", "recipe", "method", "pipeline"),
-    [
-        ("tiny_zero_snr_pipeline", "sd15-inpo", "inpo", "StableDiffusionPipeline"),
-        ("tiny_sdxl_pipeline", "sdxl-inpo", "inpo", XL),
-        ("tiny_sdxl_pipeline", "sdxl-dpo", "diffusion-dpo", XL),
-        ("tiny_sdxl_pipeline", "sdxl-sft", "sft", XL),
-        ("tiny_sdxl_v_pipeline", "sdxl-inpo", "inpo", XL),
-        ("tiny_sdxl_v_pipeline", "sdxl-dpo", "diffusion-dpo", XL),
-    ],
-)
-def test_train_resume_and_use_without_us(
-    kind: str, recipe: str, method: str, pipeline: str, run: Run, request: pytest.FixtureRequest, pairs_file: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """A program with diffusers and without this package: asked about a base and a result, it says what it made of them."""
+    log = tmp_path_factory.mktemp("elsewhere") / "errors.txt"
+    with log.open("w") as errors:
+        # -I: neither this folder nor PYTHONPATH is searched. An installed package could still be imported, so the program checks.
+        program = subprocess.Popen(
+            [sys.executable, "-I", "-c", WITHOUT_US], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    assert program.stdin is not None
+    assert program.stdout is not None
+
+    def ask(**question: object) -> dict[str, object]:
+        program.stdin.write(json.dumps(question, default=str) + "\n")  # type: ignore[union-attr]
+        program.stdin.flush()  # type: ignore[union-attr]
+        answer = program.stdout.readline()  # type: ignore[union-attr]
+        assert answer, log.read_text()
+        return json.loads(answer)
+
+    yield ask
+    program.stdin.close()
+    program.wait(timeout=60)
+
+
+@pytest.mark.parametrize(("family", "trained", "method"), CASES, ids=["-".join(case) for case in CASES])
+def test_train_resume_save_and_sample_elsewhere(
+    family: str, trained: str, method: str, run: Run, elsewhere: Ask, request: pytest.FixtureRequest, pairs_file: Path, tmp_path: Path
 ) -> None:
-    """Step 1 starts at the objective's value at u = 0, a resumed run goes on, and plain diffusers loads and samples the result."""
-    out, settings = tmp_path / "run", small(request.getfixturevalue(kind), pairs_file, method, "model.prediction=null")
-    first = run("train", recipe, *settings, "--out", out)
-    assert first.code == 0, first.err
-    again = run("train", recipe, *settings, "train.steps=3", "--out", out, "--resume", "latest")
-    assert again.code == 0, again.err
+    """Two steps, one more after a resume; the first loss is that of u = 0; diffusers alone samples another picture than the base's."""
+    fixture, recipe = FAMILIES[family]
+    base, out = request.getfixturevalue(fixture), tmp_path / "run"
+    settings = small(
+        base, pairs_file, method, "model.prediction=null", "train.pairs_per_step=2", "data.validation_fraction=0", *TRAINED[trained]
+    )
+    for more in (("train.steps=2",), ("train.steps=3", "--resume", "latest")):
+        done = run("train", f"{recipe}-{METHODS[method]}", *settings, *more, "--out", out)
+        assert done.code == 0, done.err
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["step"]]
-    assert [line["step"] for line in steps] == [1, 2, 3]
-    assert steps[0]["loss"] == pytest.approx(START.get(method, steps[0]["loss"]), abs=1e-4)
-    done = subprocess.run([sys.executable, "-c", WITHOUT_US, str(out / "model")], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.stdout.strip() == pipeline, done.stderr
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    if method != "sft":
+        assert lines[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    answer = elsewhere(base=base, result=out / "model", adapters=trained != "full")
+    assert answer["pipeline"] == json.loads((base / "model_index.json").read_text())["_class_name"]
+    assert answer["shape"] == [3, 16, 16]
+    assert answer["finite"]
+    assert float(str(answer["moved"])) > 1e-4
 
 
 @pytest.mark.parametrize(("kind", "recipe", "words"), [
