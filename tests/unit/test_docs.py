@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import inpo.methods
@@ -116,6 +117,24 @@ def test_settings_that_a_document_names_exist(page: str) -> None:
     named = {".".join(filter(None, match.groups())) for text in code for match in KEY.finditer(text)}
     files = {key for key in named if key.endswith(FILES)}
     assert named - files - known_keys() == set()
+
+
+def names_of(tree: object, prefix: str = "") -> Iterator[str]:
+    """Dotted names of a mapping's leaves."""
+    if not isinstance(tree, dict):
+        yield prefix
+        return
+    for key, value in tree.items():
+        yield from names_of(value, f"{prefix}.{key}".lstrip("."))
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_blocks_of_data_are_what_they_say(page: str) -> None:
+    """JSON is JSON, and YAML is a part of an experiment's file: each of its keys is a setting."""
+    for code in blocks(page, "json"):
+        json.loads(code)
+    for code in blocks(page, "yaml"):
+        assert set(names_of(yaml.safe_load(code))) <= known_keys()
 
 
 def test_the_pattern_for_settings_finds_some() -> None:
