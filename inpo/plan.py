@@ -19,6 +19,7 @@ from inpo.noising import Noising
 from inpo.objectives import Objective
 from inpo.schedule import Schedule
 from inpo.training.optim import WORD, state_bytes
+from inpo.training.watch import check_watched
 from inpo.types import Dtype
 
 GIB = 1 << 30
@@ -75,12 +76,16 @@ def _trained(experiment: Experiment, sizes: ModelSizes) -> str:
 
 
 def _training_pairs(experiment: Experiment) -> int | None:
-    """How many pairs are trained on; None where they never end. Raises `InputError` where they do not fill a step."""
+    """How many pairs are trained on; None where they never end.
+
+    Raises `InputError` where they do not fill a step, or where none is held out and a metric of held-out pairs is asked for.
+    """
     source = open_pairs(experiment.data)
     if source.size is None:
         return None
     held = sum(held_out(pair_id, experiment.data.validation_fraction) for pair_id in ids_of(source))
     require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=experiment.train.pairs_per_step)
+    check_watched(experiment.train, experiment.method.objective, held_out=held > 0)
     return source.size - held
 
 

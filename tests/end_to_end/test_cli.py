@@ -198,6 +198,9 @@ def test_dry_run_trains_nothing_and_names_the_cost(run: Run, tiny_pipeline: Path
         "train", "sd15-inpo", *small(tiny_pipeline, pairs_file), "train.pairs_per_step=4000", "--out", tmp_path / "run", "--dry-run"
     )
     assert (refused.code, "4000" in refused.err) == (2, True)
+    none_held = ("data.validation_fraction=0.0001", "train.keep_best=validation.loss")
+    refused = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file), *none_held, "--out", tmp_path / "run", "--dry-run")
+    assert (refused.code, "needs held-out pairs" in refused.err) == (2, True)
     steps = "method.noising.inversion_steps=1001"
     refused = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file), steps, "--out", tmp_path / "run", "--dry-run")
     assert (refused.code, "method.noising" in refused.err) == (2, True)
