@@ -67,6 +67,13 @@ def test_no_row_catches_all() -> None:
     assert [fragment for fragment in FRAGMENTS if len(covered(fragment)) > len(SITES) / 10] == []
 
 
+def test_a_new_error_would_be_missed() -> None:
+    """Messages that no row speaks for, one of them with the names of another."""
+    assert not explained("data.colour=… has to be a colour; try red")
+    assert not explained("…: the third text encoder is upside down")
+    assert explained("…: there is no such checkpoint")
+
+
 def test_templates_by_hand(tmp_path: Path) -> None:
     """Formatted values become …, a helper's texts take its call's place, a choice gives both, constants are read."""
     (tmp_path / "a.py").write_text(
