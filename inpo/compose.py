@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from inpo.generation import ImageRecord
     from inpo.models.adapted import AdaptedModel
     from inpo.models.model import Model
+    from inpo.models.parts import Parts
     from inpo.training.fit import FitResult
     from inpo.training.metrics import Sink
     from inpo.training.run import RunFolder
@@ -56,6 +57,16 @@ def load(model: str | ModelConfig, lora: Lora | None = None, seed: int = 0) -> M
     from inpo.training.distributed import device
 
     return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device(), lora=lora, seed=seed)
+
+
+def examine_model(experiment: Experiment) -> Parts:
+    """Whatever of a run's model can be refused before weights or pairs are read. Raises `InputError`."""
+    from inpo.models.parts import examine
+
+    parts = examine(resolve_model(experiment.model))
+    if experiment.data.sizes == "original":
+        parts.family.require_sizes()
+    return parts
 
 
 def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
@@ -130,14 +141,13 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
 
 def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     from inpo.data.loader import EncodedPairs
-    from inpo.models.parts import examine
     from inpo.training.disk import reporting
     from inpo.training.distributed import on_main, processes
     from inpo.training.fit import Callbacks, fit
     from inpo.training.subject import Subject
 
     # Before the pairs: a recipe for another model must not cost the examination of a million of them first.
-    on_main(lambda: examine(resolve_model(experiment.model)))
+    on_main(lambda: examine_model(experiment))
     say("examining the pairs")
     with reporting(run.path):
         if processes().num_processes > 1:

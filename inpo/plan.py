@@ -7,13 +7,12 @@ import math
 import typing
 from collections.abc import Iterator
 
-from inpo.compose import check_trackers, open_pairs, resolve_model
+from inpo.compose import check_trackers, examine_model, open_pairs
 from inpo.config import Experiment
 from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of
 from inpo.errors import InputError
 from inpo.methods import Method
-from inpo.models.parts import examine
 from inpo.models.sizes import ModelSizes, model_sizes
 from inpo.noising import Noising
 from inpo.objectives import Objective
@@ -33,7 +32,7 @@ def describe(experiment: Experiment) -> str:
     Raises `InputError` for whatever would stop the run at its entrance.
     """
     check_trackers(experiment)
-    parts = examine(resolve_model(experiment.model))
+    parts = examine_model(experiment)
     try:
         cost = forwards_per_pair(experiment.method, parts.schedule)
     except ValueError as error:

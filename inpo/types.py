@@ -217,6 +217,14 @@ class Encoder(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; the empty string is the unconditional prompt."""
 
+    def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
+        """What joins the condition where the denoiser is told each picture's size and crop, one row each, on the device of `sizes`.
+
+        `sizes`: `[B,6]`, pixels: original height and width, the crop's upper and left edge in the resized picture, height and width of
+        what is shown. Raises `InputError` where the denoiser is told none. Without it, the family assumes whole pictures of its latents'
+        size.
+        """
+
     def decode(self, latents: Tensor) -> Tensor:
         """Latents `[B,C,H,W]` to pictures, uint8 `[B,H,W,3]`."""
 

@@ -12,6 +12,7 @@ Ties = Literal["drop", "half", "error"]
 Verify = Literal["full", "headers"]
 Crop = Literal["center", "random"]
 LatentChoice = Literal["mean", "sample"]
+SizeChoice = Literal["constant", "original"]
 
 RESOLUTION_MULTIPLE = 8
 """VAEs of the supported families make pictures up to 8 times smaller."""
@@ -32,6 +33,8 @@ class DataConfig:
     flip: mirror each pair, both sides alike, with probability ½. Off by default: captions say "left" and "right".
     crop: the centre, or a place drawn anew for each pair and epoch (latents are then not kept between epochs).
     latents: the posterior's mean, or a sample of it drawn anew at every position.
+    sizes: what a model that is told sizes (SDXL) is told of a pair: one constant of the run, or the winner's own size and crop, for
+      w and l alike. "true" would be no name for it: YAML reads a truth value.
     prompt_dropout: probability of replacing the prompt by the empty one, for w and l alike.
     validation_fraction: share of pairs held out of training, chosen by a hash of the pair's id.
     """
@@ -46,13 +49,15 @@ class DataConfig:
     flip: bool = False
     crop: Crop = "center"
     latents: LatentChoice = "mean"
+    sizes: SizeChoice = "constant"
     prompt_dropout: float = 0.0
     validation_fraction: float = 0.02
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
             raise _refusal("path", self.path, "a Parquet file, a folder or a glob of them")
-        for key, kind in (("ties", Ties), ("verify", Verify), ("crop", Crop), ("latents", LatentChoice)):
+        choices = (("ties", Ties), ("verify", Verify), ("crop", Crop), ("latents", LatentChoice), ("sizes", SizeChoice))
+        for key, kind in choices:
             one_of(f"data.{key}", getattr(self, key), get_args(kind))
         number("data.max_rejected_fraction", self.max_rejected_fraction, low=0, high=1)
         number("data.prompt_dropout", self.prompt_dropout, low=0, high=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inpo.data.config import LatentChoice
+from inpo.data.transform import Sizes
 from inpo.randomness import torch_rng
 from inpo.types import Condition, Encoder
 
@@ -82,10 +83,11 @@ class PairEncoder:
         stds = _by_pair(posterior.std) if self._wants_std else [None] * len(means)
         return [Latents(mean, std) for mean, std in zip(means, stds, strict=True)]
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
-        """One row for each prompt, on the CPU."""
+    def condition(self, prompts: Sequence[str], sizes: Sequence[Sizes] | None = None) -> Condition:
+        """One row for each prompt, on the CPU, and with its picture's sizes where they are told. Raises `InputError` as `encode_sizes`."""
         found = {prompt: self._prompt(prompt) for prompt in dict.fromkeys(prompts)}
-        return Condition.cat([found[prompt] for prompt in prompts])
+        condition = Condition.cat([found[prompt] for prompt in prompts])
+        return condition if sizes is None else Condition({**condition.tensors, **self._encoder.encode_sizes(torch.tensor(sizes))})
 
     def keep_prompts(self, prompts: Iterable[str]) -> bool:
         """Encodes these prompts. Whether all of them are kept, so that none of them is asked of the encoder again."""

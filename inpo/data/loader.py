@@ -19,7 +19,7 @@ from inpo.data.encode import BoundedStore, Latents, PairEncoder, latent_bytes
 from inpo.data.images import BrokenImage, decode
 from inpo.data.lookahead import in_order
 from inpo.data.order import BlockShuffle, endless_pair, first_held_out, held_out, ids_of
-from inpo.data.transform import CENTER, View, show_pair, view_of
+from inpo.data.transform import CENTER, Sizes, View, show_pair, sizes_of, view_of
 from inpo.errors import InputError
 from inpo.randomness import seed_for
 from inpo.types import Encoder, PairBatch, PairRecord, PairSource
@@ -39,11 +39,12 @@ _FRESH_TOGETHER = 8
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a pair is besides its pictures."""
+    """What a pair is besides its pictures. `sizes` are the winner's, under the view that is shown."""
 
     id: str
     caption: str
     preference: float
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,8 @@ class EncodedPairs:
             except BrokenImage as error:
                 advice = "data.verify=full leaves such pairs out before training"
                 raise InputError(f"{pair.row}: the {side} image is a broken one: {error}; {advice}") from error
-        return _Shown(_Facts(pair.id, pair.caption, pair.preference), show_pair(images, view, self._resolution))
+        sizes = sizes_of(images[0].size, view, self._resolution)
+        return _Shown(_Facts(pair.id, pair.caption, pair.preference, sizes), show_pair(images, view, self._resolution))
 
     def _submit(self, position: int) -> Future[_Shown]:
         return self._waiting.pop(position, None) or self._pool.submit(self._show, position)
@@ -250,4 +252,6 @@ class EncodedPairs:
     def _assemble(self, pairs: Sequence[_Encoded], latents: Sequence[Tensor], prompts: Sequence[str]) -> PairBatch:
         win, lose = torch.stack(list(latents), dim=1)
         preference = torch.tensor([pair.facts.preference for pair in pairs])
-        return PairBatch(win, lose, self._encoder.condition(prompts), preference, tuple(pair.facts.id for pair in pairs))
+        # The winner's for both: the loss is of two pictures under one condition, and the winner is then a true sample of it.
+        sizes = [pair.facts.sizes for pair in pairs] if self._config.sizes == "original" else None
+        return PairBatch(win, lose, self._encoder.condition(prompts, sizes), preference, tuple(pair.facts.id for pair in pairs))

@@ -28,6 +28,9 @@ class View:
 
 CENTER = View()
 
+Sizes = tuple[int, int, int, int, int, int]
+"""What SDXL's network is told of a picture, in pixels and its order: see `sizes_of`."""
+
 
 def view_of(pair_id: str, *, seed: int, epoch: int, crop: Crop, flip: bool) -> View:
     """The view of a pair in an epoch: pure in its arguments, uniform over places (crop "random") and mirrorings (`flip`)."""
@@ -40,12 +43,9 @@ def view_of(pair_id: str, *, seed: int, epoch: int, crop: Crop, flip: bool) -> V
 
 def show(image: Image.Image, view: View, resolution: int) -> Tensor:
     """The square `view` of an RGB picture, Lanczos-resampled with antialiasing: fp32 `[3, resolution, resolution]` in [−1, 1]."""
-    side = min(image.size)
-    # Whole pixels: half a pixel off would blur a picture that needs no resizing at all.
-    left, top = (round(place * (length - side)) for place, length in zip((view.x, view.y), image.size, strict=True))
-    box = (left, top, left + side, top + side)
+    left, top, side = _square(image.size, view)
     # Resampling out of the box never makes the whole picture larger, however long and thin it is.
-    square = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    square = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     if view.flip:
         square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return torch.from_numpy(np.array(square, dtype=np.float32)).permute(2, 0, 1).div_(127.5).sub_(1).contiguous()
@@ -54,3 +54,25 @@ def show(image: Image.Image, view: View, resolution: int) -> Tensor:
 def show_pair(images: Sequence[Image.Image], view: View, resolution: int) -> Tensor:
     """Winner and loser under one view: `[2, 3, resolution, resolution]`."""
     return torch.stack([show(image, view, resolution) for image in images])
+
+
+def sizes_of(size: tuple[int, int], view: View, resolution: int) -> Sizes:
+    """What SDXL is told of a picture of `size` (width, height) that `show` shows (arXiv:2307.01952 §2.2; diffusers' `_get_add_time_ids`).
+
+    Original height and width, before any resizing; upper and left edge of the crop, in pixels of the picture resized until its
+    shorter side is `resolution`; height and width of what is shown. A mirrored picture's crop is counted from its own left edge:
+    nothing tells the network that it was mirrored.
+    """
+    width, height = size
+    left, top, side = _square(size, view)
+    if view.flip:
+        left = width - side - left
+    return height, width, round(top * resolution / side), round(left * resolution / side), resolution, resolution
+
+
+def _square(size: tuple[int, int], view: View) -> tuple[int, int, int]:
+    """Left and upper edge and side of what is cut out, before it is mirrored."""
+    side = min(size)
+    # Whole pixels: half a pixel off would blur a picture that needs no resizing at all.
+    left, top = (round(place * (length - side)) for place, length in zip((view.x, view.y), size, strict=True))
+    return left, top, side

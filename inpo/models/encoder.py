@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,6 +93,11 @@ class StableDiffusionEncoder:
         for tensor in tensors.values():
             tensor[empty] = 0
         return Condition(tensors)
+
+    def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
+        """SDXL's six numbers `[B,6]` as they are: their order is the network's. Raises `InputError` for a family that is told none."""
+        self.family.require_sizes()
+        return {SIZES: sizes.float()}
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from inpo.errors import InputError
+
 Library = Literal["diffusers", "transformers"]
 
 # The attention projections, as diffusers' own LoRA programs for both families have them.
@@ -59,6 +61,13 @@ class Family:
     def components(self) -> tuple[Component, ...]:
         """Every folder that a pipeline of this family must have."""
         return UNET, VAE, *self.text_encoders, *self.tokenizers, SCHEDULER
+
+    def require_sizes(self) -> None:
+        """Raises `InputError` for a family whose network is told no sizes of pictures."""
+        if self.added != "text_time":
+            raise InputError(
+                f"data.sizes='original' means nothing to {self.title}, whose network is told no sizes of pictures: use 'constant'"
+            )
 
 
 UNET = Component("unet", "diffusers", "UNet2DConditionModel")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import Run, small
+from tests.training_runs import metrics
+from tests.unit.data import making
 
 FAMILIES = {
     "SD1.5": ("tiny_pipeline", "sd15"),
@@ -112,6 +114,32 @@ def test_a_recipe_for_another_model_is_refused_at_the_entrance(
         assert done.code == 2
         assert words in done.err
         assert "examining" not in done.err
+
+
+def test_sdxl_trains_under_its_pictures_own_sizes(run: Run, tiny_sdxl_pipeline: Path, tmp_path: Path) -> None:
+    """Pictures of 3:2 move the loss otherwise than the constant does; a run that is cut after its first step goes on to the same."""
+    rows = [making.row(i, jpg_0=making.png(2 * i, 24), jpg_1=making.png(2 * i + 1, 24)) for i in range(12)]
+    settings = small(tiny_sdxl_pipeline, making.write(tmp_path / "wide.parquet", rows), "inpo", "data.crop=random")
+    for sizes in ("constant", "original"):
+        done = run("train", "sdxl-inpo", *settings, f"data.sizes={sizes}", "--out", tmp_path / sizes)
+        assert done.code == 0, done.err
+    constant, original = (metrics(tmp_path / sizes)[-1]["loss"] for sizes in ("constant", "original"))
+    assert constant != original
+    cut = ["train", "sdxl-inpo", *settings, "data.sizes=original", "--out", tmp_path / "cut"]
+    assert run(*cut, "train.steps=1").code == 0
+    assert run(*cut, "--resume", "latest").code == 0
+    assert metrics(tmp_path / "cut")[-1]["loss"] == original
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_sizes_are_refused_where_the_network_is_told_none(
+    more: list[str], run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    """Exit 2 and one line that names the key, before the pairs are examined."""
+    done = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file, "inpo", "data.sizes=original"), "--out", tmp_path / "run", *more)
+    assert done.code == 2
+    assert "data.sizes='original' means nothing to Stable Diffusion, whose" in done.err
+    assert "examining" not in done.err
 
 
 def test_the_plan_knows_both_towers(run: Run, tiny_sdxl_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:

@@ -114,5 +114,8 @@ class SmallEncoder:
         self.prompts += prompts
         return Condition({"text": torch.stack([torch.randn(3, 2, generator=torch_rng(prompt)) for prompt in prompts])})
 
+    def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
+        return {"sizes": sizes}
+
     def decode(self, latents: Tensor) -> Tensor:
         raise AssertionError("loading pairs decodes nothing")

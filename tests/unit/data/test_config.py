@@ -14,7 +14,7 @@ def test_the_keys_are_the_contract() -> None:
     """CONTRACTS.md, "Configuration keys", under `data`."""
     assert [field.name for field in fields(DataConfig)] == [
         "path", "root", "where", "ties", "verify", "max_rejected_fraction", "resolution", "flip", "crop", "latents",
-        "prompt_dropout", "validation_fraction",
+        "sizes", "prompt_dropout", "validation_fraction",
     ]  # fmt: skip
 
 
@@ -27,6 +27,7 @@ def test_the_keys_are_the_contract() -> None:
         ("verify", "no", "full, headers"),
         ("crop", "centre", "(did you mean 'center'?); expected one of: center, random"),
         ("latents", "mode", "mean, sample"),
+        ("sizes", "origin", "(did you mean 'original'?); expected one of: constant, original"),
         ("max_rejected_fraction", 1.5, "a finite number from 0 to 1"),
         ("max_rejected_fraction", float("nan"), "a finite number from 0 to 1"),
         ("prompt_dropout", -0.1, "a finite number from 0 to 1"),

@@ -18,10 +18,11 @@ from inpo.data import order as order_module
 from inpo.data.config import DataConfig
 from inpo.data.loader import EncodedPairs
 from inpo.data.order import ENDLESS_VALIDATION_ROWS, held_out
+from inpo.data.pairs import pair_id
 from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from inpo.types import PairBatch, PairLoader, PairRecord, PairSource
-from tests.unit.data.making import SIDE, MadePairs, SmallEncoder, pair_record, png, row, write
+from tests.unit.data.making import SIDE, MadePairs, SmallEncoder, encoded, noise_picture, pair_record, png, row, write
 
 BASE = DataConfig("made", resolution=SIDE, validation_fraction=0.0)
 WILD = replace(BASE, flip=True, crop="random", latents="sample", prompt_dropout=0.3, validation_fraction=0.2)
@@ -257,6 +258,76 @@ def test_a_dropped_prompt_is_the_empty_one_for_both_sides() -> None:
     assert torch.equal(batch.condition.tensors["text"][kept], whole.condition.tensors["text"][kept])
     assert all(torch.equal(text, empty) for text in bare.condition.tensors["text"])
     assert not any(torch.equal(text, empty) for text in whole.condition.tensors["text"])
+
+
+def shaped(name: str, win: bytes, lose: bytes) -> PairRecord:
+    """A pair of these pictures."""
+    return PairRecord(pair_id(win, lose, name).hex(), name, win, lose, 1.0, name)
+
+
+class ShapedPairs(MadePairs):
+    """Winners of 3:2 and of 2:3 in turn, 48 × 32 and 32 × 48, each beside a loser of 24 × 24. Remembers each pair's width."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__(size)
+        self.widths: dict[str, int] = {}
+
+    def __getitem__(self, index: int) -> PairRecord:
+        """The pair."""
+        width, height = (48, 32) if index % 2 == 0 else (32, 48)
+        pair = shaped(f"{width}", png(2 * index, width, height), png(2 * index + 1, 24, 24))
+        self.widths[pair.id] = width
+        return pair
+
+
+# 48 × 32 resized to 24 × 16 leaves 8 columns, of which 4 are left of the centre.
+OWN = {48: [32, 48, 0, 4, 16, 16], 32: [48, 32, 4, 0, 16, 16]}
+
+
+@pytest.mark.parametrize("source", [12, None], ids=["finite", "endless"])
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_original_sizes_are_the_winners_and_stand_beside_the_prompt(
+    source: int | None, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row of six for a pair, which w and l share. Dropped prompts, later epochs and held-out pairs have it; all else stays."""
+    monkeypatch.setattr(order_module, "ENDLESS_VALIDATION_ROWS", 60)
+    config = replace(BASE, flip=True, prompt_dropout=dropout, validation_fraction=0.2)
+    pairs = ShapedPairs(source)
+    with load(pairs, replace(config, sizes="original")) as told, load(pairs, config) as plain:
+        batches = [(told.fetch(range(i, i + 4)), plain.fetch(range(i, i + 4))) for i in range(0, 40, 4)]
+        batches += zip(told.validation(), plain.validation(), strict=True)
+    assert len(batches) > 10
+    for batch, without in batches:
+        assert batch.condition.tensors["sizes"].tolist() == [OWN[pairs.widths[name]] for name in batch.ids]
+        assert same(batch, without)
+        assert list(without.condition.tensors) == ["text"]
+
+
+def test_original_sizes_follow_a_random_crop() -> None:
+    """The corner moves within the 8 pixels that a crop leaves free, along the longer side alone; held-out pairs show the centre."""
+    config = replace(BASE, crop="random", sizes="original", validation_fraction=0.2)
+    with load(ShapedPairs(12), config) as loader:
+        rows = loader.fetch(range(64)).condition.tensors["sizes"].tolist()
+        held = [row for batch in loader.validation() for row in batch.condition.tensors["sizes"].tolist()]
+    wide, high = ([row for row in rows if row[:2] == size] for size in ([32, 48], [48, 32]))
+    assert {row[2] for row in wide} == {row[3] for row in high} == {0}
+    assert {row[3] for row in wide} | {row[2] for row in high} == set(range(9))
+    assert held
+    assert all(row in OWN.values() for row in held)
+
+
+def test_original_sizes_are_of_the_upright_picture() -> None:
+    """A picture stored as 48 × 32 and marked as taken with the camera turned is 32 wide and 48 high."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pair = shaped("turned", encoded(noise_picture(0, 48, 32), "JPEG", exif=turned), png(1))
+
+    class Turned(MadePairs):
+        def __getitem__(self, index: int) -> PairRecord:
+            return pair
+
+    with load(Turned(None), replace(BASE, sizes="original")) as loader:
+        assert loader.fetch([0]).condition.tensors["sizes"].tolist() == [OWN[32]]
 
 
 def test_ties_that_are_kept_have_preference_one_half(tmp_path: Path) -> None:

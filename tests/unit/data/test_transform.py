@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inpo.data.transform import CENTER, View, show, show_pair, view_of
+from inpo.data.transform import CENTER, Sizes, View, show, show_pair, sizes_of, view_of
 from tests.unit.data.making import noise_picture
 
 
@@ -102,3 +102,33 @@ def test_what_is_switched_off_stays_off() -> None:
     assert view_of("a", seed=0, epoch=0, crop="center", flip=False) == CENTER
     assert {view_of(f"{i}", seed=0, epoch=0, crop="center", flip=True) for i in range(20)} == {CENTER, View(flip=True)}
     assert not any(view_of(f"{i}", seed=0, epoch=0, crop="random", flip=False).flip for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("size", "view", "sizes"),
+    [
+        ((1536, 1024), CENTER, (1024, 1536, 0, 128, 512, 512)),
+        ((1536, 1024), View(x=0.25, y=0.9), (1024, 1536, 0, 64, 512, 512)),
+        ((1536, 1024), View(x=0.25, y=0.9, flip=True), (1024, 1536, 0, 192, 512, 512)),
+        ((200, 300), CENTER, (300, 200, 128, 0, 512, 512)),
+        ((200, 300), View(x=0.9, y=0.1), (300, 200, 26, 0, 512, 512)),
+        ((200, 300), View(x=0.9, y=0.1, flip=True), (300, 200, 26, 0, 512, 512)),
+        ((512, 512), View(x=0.9, y=0.1, flip=True), (512, 512, 0, 0, 512, 512)),
+    ],
+)
+def test_sizes_by_hand(size: tuple[int, int], view: View, sizes: Sizes) -> None:
+    """512 wanted. 1536 × 1024 halved is 768 × 512: 256 columns free, of which ½ or ¼ are left of the crop, or ¾ of the mirrored picture.
+
+    200 × 300 becomes 512 × 768, with 256 rows free: half of them is 128, a tenth 25.6. A picture as it is wanted: the constant.
+    """
+    assert sizes_of(size, view, 512) == sizes
+
+
+@settings(deadline=None)
+@given(st.integers(8, 64), st.integers(8, 64), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_sizes_say_where_the_pixels_come_from(width: int, height: int, x: float, y: float, flip: bool) -> None:
+    """At the shorter side as resolution nothing is resampled: the crop's corner is the first pixel's place in the (mirrored) picture."""
+    view, resolution = View(x, y, flip), min(width, height)
+    _, _, top, left, *_ = sizes_of((width, height), view, resolution)
+    red, green, _ = levels(show(columns(width, height), view, resolution)).round()
+    assert (green[0, 0], red[0, 0]) == (top, width - 1 - left if flip else left)

@@ -102,6 +102,14 @@ def test_sizes_in_the_condition_are_used_row_by_row(model: Model) -> None:
     assert [bool((other[row] != plain[row]).any()) for row in range(3)] == [False, True, False]
 
 
+def test_sizes_encode_to_what_the_pipeline_tells(model: Model, diffusers_pipeline: StableDiffusionXLPipeline) -> None:
+    """Original height and width, the crop's upper and left edge, target: `_get_add_time_ids` of diffusers."""
+    theirs = diffusers_pipeline._get_add_time_ids((24, 36), (0, 4), (16, 16), torch.float32, POOLED)
+    ours = model.encoder.encode_sizes(torch.tensor([[24, 36, 0, 4, 16, 16]]))
+    assert list(ours) == ["time_ids"]
+    assert torch.equal(ours["time_ids"], theirs)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_policy_and_reference_agree_exactly_at_step_0(tiny_sdxl_pipeline: Path, dtype: str) -> None:
     """max |difference| is 0 with checkpointing on (docs/method.md §6.5), and the gradient reaches every weight."""
