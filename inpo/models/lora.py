@@ -161,7 +161,8 @@ def write_adapter(folder: Path, network: nn.Module, lora: Lora, *, portable: boo
         "use_dora": lora.dora,
     }
     metadata = {_PREFIX + key: value for key, value in settings.items()}
-    save_file(tensors, folder / ADAPTER_FILE, {"format": "pt", _METADATA: json.dumps(metadata, sort_keys=True)})
+    # One entry alone: safetensors writes several in an order that changes from call to call, and equal weights are to be equal files.
+    save_file(tensors, folder / ADAPTER_FILE, {_METADATA: json.dumps(metadata, sort_keys=True)})
 
 
 def read_adapter(folder: Path, network: nn.Module) -> None:

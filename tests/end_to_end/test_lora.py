@@ -24,12 +24,12 @@ CONFIG = GenerationConfig(steps=4, guidance=3.0)
 LORA = ("lora.rank=2", "lora.alpha=3", "output.format=lora", "optimizer.lr=0.05", "model.gradient_checkpointing=true")
 WITHOUT_US = """
 import sys, torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 base, prompts, given, made, *folders = sys.argv[1:]
 noise, out = load_file(given)["x_T"], {}
 for folder in folders:
-    pipe = StableDiffusionPipeline.from_pretrained(base, use_safetensors=True)
+    pipe = DiffusionPipeline.from_pretrained(base, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     if folder != base:
         pipe.load_lora_weights(folder)
@@ -57,12 +57,16 @@ def their_latents(base: Path, folders: list[Path], scratch: Path) -> list[Tensor
     return [made[name] for name in names]
 
 
+@pytest.mark.parametrize(("kind", "recipe"), [("tiny_pipeline", "sd15-inpo"), ("tiny_sdxl_pipeline", "sdxl-inpo")], ids=["sd", "sdxl"])
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_train_resume_and_use_in_diffusers(dora: bool, run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+def test_train_resume_and_use_in_diffusers(
+    dora: bool, kind: str, recipe: str, run: Run, request: pytest.FixtureRequest, pairs_file: Path, tmp_path: Path
+) -> None:
     """Two steps and two after a resume; `load_lora_weights` of diffusers makes our policy's latents, alpha/rank = 3/2 included."""
-    out, settings = tmp_path / "run", small(tiny_pipeline, pairs_file, "inpo", *LORA, f"lora.dora={str(dora).lower()}")
+    pipeline: Path = request.getfixturevalue(kind)
+    out, settings = tmp_path / "run", small(pipeline, pairs_file, "inpo", *LORA, f"lora.dora={str(dora).lower()}", "optimizer.name=adamw")
     for more in (("train.steps=2",), ("train.steps=4", "--resume", "latest")):
-        done = run("train", "sd15-inpo", *settings, *more, "--out", out)
+        done = run("train", recipe, *settings, *more, "--out", out)
         assert done.code == 0, done.err
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
@@ -71,8 +75,8 @@ def test_train_resume_and_use_in_diffusers(dora: bool, run: Run, tiny_pipeline: 
     checkpoint = out / "checkpoints" / "step-000004" / "policy"
     assert [path.name for path in checkpoint.iterdir()] == ["pytorch_lora_weights.safetensors"]
 
-    base, result, saved = their_latents(tiny_pipeline, [out / "model", checkpoint], tmp_path)
-    policy = load(ModelConfig(str(tiny_pipeline)), lora=Lora(rank=2, alpha=3, dora=dora))
+    base, result, saved = their_latents(pipeline, [out / "model", checkpoint], tmp_path)
+    policy = load(ModelConfig(str(pipeline)), lora=Lora(rank=2, alpha=3, dora=dora))
     policy.load_policy(checkpoint)
     for ours in (our_latents(policy), our_latents(load(ModelConfig(str(out))))):
         assert (ours - base).abs().max() > 0.01

@@ -185,6 +185,18 @@ def test_a_checkpoint_is_bit_exact_and_read_in_place(lora: Lora, tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), fresh.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("portable", [False, True])
+def test_equal_adapters_are_equal_files(portable: bool, tmp_path: Path) -> None:
+    """Byte for byte, every time: a checkpoint's sha256 says whether two runs are the same."""
+    lora = Lora(rank=2, alpha=3)
+    network = adapted(lora).unet
+    files = set()
+    for _ in range(16):
+        write_adapter(tmp_path, network, lora, portable=portable)
+        files.add((tmp_path / ADAPTER_FILE).read_bytes())
+    assert len(files) == 1
+
+
 def test_a_portable_file_needs_no_metadata(tmp_path: Path) -> None:
     """α/r is inside B, and α says r: with and without the metadata a reader finds the same difference."""
     lora = Lora(rank=2, alpha=3)
