@@ -14,7 +14,8 @@ from inpo.models.folders import read_json
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 BASE_FILE = "base.json"
-_RECORDED = ("path", "unet", "vae", "config", "family", "prediction", "clip_skip", "prompt_chunks")
+RECORDED_PLACES = ("path", "unet", "vae", "config")
+_RECORDED = (*RECORDED_PLACES, "family", "prediction", "clip_skip", "prompt_chunks")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class AdapterFolder:
 def write_base(folder: Path, config: ModelConfig) -> None:
     """Records the model that adapters were trained on; folders and files by their whole path, hub ids as they are."""
     recorded = {key: getattr(config, key) for key in _RECORDED}
-    for key in ("path", "unet", "vae", "config"):
+    for key in RECORDED_PLACES:
         if recorded[key] and Path(recorded[key]).expanduser().exists():
             recorded[key] = str(Path(recorded[key]).expanduser().resolve())
     (folder / BASE_FILE).write_text(json.dumps({"schema": 1, **recorded}, indent=2) + "\n", encoding="utf-8")

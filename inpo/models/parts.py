@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inpo.errors import InputError
-from inpo.models.base import BASE_FILE, AdapterFolder, find_adapters
+from inpo.models.base import BASE_FILE, RECORDED_PLACES, AdapterFolder, find_adapters
 from inpo.models.config import ModelConfig
 from inpo.models.families import FAMILIES, SCHEDULER, UNET, UNSUPPORTED, VAE, Component, Family, family_of
 from inpo.models.folders import INDEX, READING, component_folder, pipeline_folder, read_json, weights_variant
@@ -43,14 +43,20 @@ class Parts:
 def examine(config: ModelConfig) -> Parts:
     """Everything that `load` can refuse without reading weights. Raises `InputError` as `load` does."""
     adapters = find_adapters(config)
-    return _examine(config) if adapters is None else _examine_base(adapters)
+    return _examine(config) if adapters is None else _examine_base(adapters, config)
 
 
-def _examine_base(adapters: AdapterFolder) -> Parts:
+def _examine_base(adapters: AdapterFolder, config: ModelConfig) -> Parts:
     try:
         parts = examine(adapters.base)
     except InputError as error:
-        raise InputError(f"{adapters.folder} holds adapters, and the base that its {BASE_FILE} names cannot be used: {error}") from error
+        said = str(error)
+        for key in RECORDED_PLACES:
+            # What stands in the file must not be said of the option that the user typed.
+            said = said.replace(f"model.{key}=", f"{key}=") if key == "path" or getattr(config, key) is None else said
+        raise InputError(
+            f"model.path={config.path!r} holds adapters, and the base that {adapters.folder / BASE_FILE} names cannot be used: {said}"
+        ) from error
     return dataclasses.replace(parts, adapters=(*parts.adapters, adapters.folder))
 
 

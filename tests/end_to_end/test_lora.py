@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate_latents, initial_latents, shots
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.model import Model
 from tests.end_to_end.conftest import Run, small
+from tests.single_files import write_single_file
 
 PROMPTS = ["a red circle", "a blue square on a white background"]
 CONFIG = GenerationConfig(steps=4, guidance=3.0)
@@ -112,10 +114,56 @@ def test_a_run_of_adapters_is_a_model(run: Run, tiny_pipeline: Path, pairs_file:
     command = ("generate", "--model", second, "--prompts", tmp_path / "prompts.txt", "--steps", 2, "--out")
     assert run(*command, tmp_path / "pictures").code == 0
     shutil.rmtree(base)
-    gone = run(*command, tmp_path / "others")
-    assert gone.code == 2
-    assert str(second / "model") in gone.err
-    assert f"there is no folder {base} here" in gone.err
+    for option, arguments in (
+        ("--model", (*command, tmp_path / "others")),
+        ("model.path", ("train", "sd15-sft", *small(second, pairs_file, "sft", *LORA), "--out", tmp_path / "third")),
+    ):
+        gone = run(*arguments)
+        assert gone.code == 2
+        words = " ".join(gone.err.split())
+        assert f"{option}='{second}' holds adapters, and the base that {second / 'model' / 'base.json'} names cannot be used:" in words
+        assert f"path='{first}' holds adapters, and the base that {first / 'model' / 'base.json'} names" in words
+        assert f"cannot be used: path='{base}': there is no folder {base} here" in words
+
+
+def test_adapters_on_a_single_file_are_a_model(
+    run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's folder alone finds file and settings again, from another working directory; the latents are those of the same folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_single_file(tiny_pipeline, tmp_path / "one.safetensors")
+    settings_alone = shutil.copytree(tiny_pipeline, tmp_path / "settings", ignore=shutil.ignore_patterns("*.safetensors"))
+    for model, out in ((("one.safetensors", "model.config=settings"), "file"), ((str(tiny_pipeline),), "folder")):
+        settings = small(Path(model[0]), pairs_file, "sft", *LORA, "train.steps=1", *model[1:])
+        done = run("train", "sd15-sft", *settings, "--out", tmp_path / out)
+        assert done.code == 0, done.err
+    recorded = json.loads((tmp_path / "file" / "model" / "base.json").read_text())
+    assert (recorded["path"], recorded["config"]) == (str(tmp_path / "one.safetensors"), str(settings_alone))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ours = our_latents(load(ModelConfig(str(tmp_path / "file"))))
+    assert torch.equal(ours, our_latents(load(ModelConfig(str(tmp_path / "folder")))))
+    shutil.rmtree(settings_alone)
+    with pytest.raises(InputError, match="holds adapters") as gone:
+        load(ModelConfig(str(tmp_path / "file")))
+    assert f"cannot be used: config='{settings_alone}'" in str(gone.value)
+
+
+def test_the_saved_result_is_the_average(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """train.average_decay: the result's adapters are the averages of the last checkpoint, whose policy/ holds the weights themselves."""
+    out = tmp_path / "run"
+    done = run("train", "sd15-sft", *small(tiny_pipeline, pairs_file, "sft", *LORA, "train.average_decay=0.9"), "--out", out)
+    assert done.code == 0, done.err
+    last = out / "checkpoints" / "step-000002"
+    state = load_file(last / "optimizer.safetensors")
+    own, result = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (last / "policy", out / "model"))
+    averages = {key.removeprefix("average/").replace(".default.", "."): value for key, value in state.items() if key.startswith("average/")}
+    assert averages.keys() == result.keys() == own.keys()
+    for name, average in averages.items():
+        # alpha/rank = 3/2 is in the result's B.
+        torch.testing.assert_close(result[name], average * (1.5 if ".lora_B." in name else 1.0), rtol=1e-6, atol=0)
+    assert any(not torch.equal(own[name], average) for name, average in averages.items())
 
 
 def test_adapters_are_evaluated_like_any_model(run: Run, pairs_file: Path, tmp_path: Path) -> None:
