@@ -251,3 +251,14 @@ def test_counted_operations_are_the_output_on_record() -> None:
     counted = (ROOT / "docs" / "benchmarks" / "flops.txt").read_text(encoding="utf-8")
     assert "forward 6.76, with backward 20.23, checkpointed 25.44 TFLOP" in counted
     assert "at 1024: 4.88 TFLOP" in counted
+
+
+def test_memory_of_adapters_is_the_output_on_record() -> None:
+    """docs/lora.md's activations and measured peaks are those that the two programs printed."""
+    page = (ROOT / "docs" / "lora.md").read_text(encoding="utf-8")
+    counted, measured = ((ROOT / "docs" / "benchmarks" / f"{name}.txt").read_text("utf-8") for name in ("activations", "step-memory"))
+    for model, title in (("sd15", "SD1.5, 512 × 512"), ("sdxl", "SDXL, 1024 × 1024")):
+        plain, checkpointed = (float(number) for number in re.search(rf"^{model} +(\S+) +(\S+)$", counted, re.M).groups())
+        assert f"| {title} | {plain:.1f} GiB | {checkpointed:.1f} GiB |" in page
+        peak = re.search(rf"^{model}-lora +\S+ +(\S+)", measured, re.M)[1]
+        assert f"at {peak} GiB, of which its UNet" in page
