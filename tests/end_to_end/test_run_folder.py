@@ -17,13 +17,16 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 def test_all_that_a_run_writes_is_known_as_a_runs(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
-    """What --force does not know it would leave for the next run to find. The list is what a run with everything on really leaves."""
+    """What --force does not know it would leave for the next run to find. The list is what a run with everything on really leaves.
+
+    What W&B leaves is in the list too, and tested with W&B.
+    """
     done = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file, "inpo", *EVERYTHING), "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert run("report", tmp_path / "run").code == 0
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert written <= set(CONTENTS)
-    assert written >= set(CONTENTS) - {"evaluation", "rejected-refused.jsonl"}
+    assert written >= set(CONTENTS) - {"evaluation", "rejected-refused.jsonl", "wandb", "wandb.json"}
 
 
 def test_repaired_pairs_replace_the_ones_that_were_refused(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_hub_downloads_are_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ({"path": " "}, "model.path is empty"),
         ({"path": "x", "vae": ""}, "model.vae is empty"),
-        ({"path": "x", "dtype": "fp16"}, "model.dtype='fp16'"),
+        ({"path": "x", "dtype": "fp8"}, "model.dtype='fp8'"),
         ({"path": "x", "family": "sdx"}, "did you mean 'sd"),
         ({"path": "x", "prediction": "eps"}, "model.prediction='eps'"),
     ],

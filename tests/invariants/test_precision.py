@@ -41,6 +41,13 @@ def test_a_run_in_half_precision_is_near_the_run_in_fp32(dtype: Dtype) -> None:
     assert world(dtype).loss_distance(world("fp32")) < loss
 
 
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_gradient_has_the_size_that_it_has_in_fp32(dtype: Dtype) -> None:
+    """The loss scale is out of the gradient before it is measured and clipped; Adam alone would not tell, as it divides it out."""
+    norms = [float(str(world(each).lines[0]["grad_norm"])) for each in (dtype, "fp32")]
+    assert math.isclose(*norms, rel_tol=0.1)
+
+
 def test_fp16_says_what_scaling_did() -> None:
     """The scale of every step and how often it was tried again; nothing is lost on the world."""
     lines = world("fp16").lines

@@ -166,7 +166,7 @@ REFUSED = {
         ["train.keep_best=validation.loss", "data.validation_fraction=0"], ["train.keep_best", "validation_fraction", "validation.margin"],
     ),
     "no margin": (["train.keep_best=validation.margin"], ["keep_best", "has validation.loss, validation.win_error"]),
-    "an unknown key inside": (["train.early_stop.patiense=2"], ["train.early_stop.patiense", "did you mean 'patience'"]),
+    "an unknown key inside": (["train.early_stop.patiense=2"], ["train.early_stop.patiense", "did you mean 'train.early_stop.patience'"]),
     "no metric": (["train.early_stop.patience=2"], ["train.early_stop.metric is not set"]),
     "no patience": (["train.early_stop={metric: validation.loss, patience: 0}"], ["train.early_stop.patience=0", "at least 1"]),
     "a negative difference": (["train.early_stop={metric: validation.loss, min_delta: -1}"], ["train.early_stop.min_delta=-1"]),
