@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -10,6 +12,7 @@ import pytest
 
 from inpo.data.config import DataConfig
 from inpo.data.hub import split_of
+from inpo.data.index import REJECTED_FILE
 from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from tests.unit.data.making import row, write
@@ -173,3 +176,48 @@ def test_a_data_set_without_parquet_files_says_where_there_may_be_some(hub: Hub)
 )  # fmt: skip
 def test_splits_by_the_names_of_files(name: str, split: str) -> None:
     assert split_of(name) == split
+
+
+class Local(Hub):
+    """A hub whose one file is `source`."""
+
+    def __init__(self, cache: Path, source: Path) -> None:
+        super().__init__(cache, {"data/train-00000-of-00001.parquet": 0})
+        (self.snapshot / "data").mkdir(parents=True)
+        shutil.copyfile(source, self.snapshot / "data" / "train-00000-of-00001.parquet")
+
+    def snapshot_download(
+        self, repo: str, *, repo_type: str, revision: str | None, allow_patterns: list[str] | None, local_files_only: bool
+    ) -> str:
+        """Everything is there."""
+        return str(self.snapshot)
+
+
+def on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> str:
+    """The file's address as a data set."""
+    made = Local(tmp_path / "cache", source)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return "hub:someone/pairs"
+
+
+def test_a_data_set_holds_the_same_pairs_as_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve pairs: ids, captions, bytes, winners and order."""
+    source = write(tmp_path / "pairs.parquet", [row(i) for i in range(12)])
+    opened = [ParquetPairs.open(DataConfig(path)) for path in (str(source), on_the_hub(monkeypatch, tmp_path, source))]
+    here, there = ([replace(pairs[i], row="") for i in range(pairs.size)] for pairs in opened)
+    assert len(here) == 12
+    assert there == here
+
+
+def test_a_broken_picture_of_a_data_set_costs_its_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named with the data set, its revision and the row; a damaged file stops the run."""
+    source = write(tmp_path / "pairs.parquet", [row(i, **({"jpg_1": b"<html>"} if i == 3 else {})) for i in range(12)])
+    path = on_the_hub(monkeypatch, tmp_path, source)
+    pairs = ParquetPairs.open(DataConfig(path), folder=tmp_path / "run")
+    assert pairs.size == 11
+    line = json.loads((tmp_path / "run" / REJECTED_FILE).read_text())
+    assert (line["file"], line["row"], line["field"]) == (f"someone/pairs@{COMMIT[:12]}/data/train-00000-of-00001.parquet", 3, "jpg_1")
+    damaged = tmp_path / "cache" / "datasets--someone--pairs" / "snapshots" / COMMIT / "data" / "train-00000-of-00001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert "a truncated Parquet file" in refusal(path)
