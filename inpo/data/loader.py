@@ -133,14 +133,13 @@ class EncodedPairs:
         Returns whether the encoder is done then: until other positions are asked for, it may leave its device. Pairs that do not
         come back are never encoded ahead: from a source without end, or under random crops. No result depends on it.
         """
-        first = {self._key(position): position for position in reversed(positions)} if self._comes_back else {}
-        if not first:
+        if not self._comes_back or not positions:
             return False
-        keys = iter(first)
-        sample = self._encode_and_keep([first[next(keys)]])
-        if sum(latent_bytes(pair.latents) for _, pair in sample) * len(first) > self._cache_bytes:
+        size = sum(latent_bytes(pair.latents) for _, pair in self._encode_and_keep(positions[:1]))
+        first = self._first_positions(positions, most=self._cache_bytes // size)
+        if first is None:
             return False
-        for _ in self._encode_and_keep([first[key] for key in keys]):
+        for _ in self._encode_and_keep(list(first.values())[1:]):
             pass
         self.validation()
         pairs = [self._cache.get(key) for key in first]
@@ -171,6 +170,18 @@ class EncodedPairs:
         for position, pair in zip(positions, self._encode(in_order(self._submit, positions, AHEAD)), strict=True):
             self._cache.put(self._key(position), pair)
             yield position, pair
+
+    def _first_positions(self, positions: range, *, most: int) -> dict[object, int] | None:
+        """Where each pair's latents are asked for first; None if they are more than `most`. A run has millions of positions."""
+        found: dict[object, int] = {}
+        every = (self.train_pairs or 0) * (1 + self._config.flip)
+        for position in positions:
+            found.setdefault(self._key(position), position)
+            if len(found) > most:
+                return None
+            if len(found) == every:
+                break
+        return found
 
     def _key(self, position: int) -> object:
         """Positions with equal keys have equal latents."""

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inpo.errors import InputError
+from inpo.models.targets import ATTENTION
 
 Library = Literal["diffusers", "transformers"]
-
-# The attention projections, as diffusers' own LoRA programs for both families have them.
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Family:
     zero_empty: bool
     safety_checker: bool
     checkpoint_prefixes: tuple[str, ...]
-    lora_targets: tuple[str, ...] = _ATTENTION
+    lora_targets: tuple[str, ...] = ATTENTION
 
     @property
     def components(self) -> tuple[Component, ...]:

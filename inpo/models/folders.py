@@ -152,8 +152,11 @@ def _model_of_run(run: Path, key: str) -> Path:
     if (run / "model" / "unet" / "config.json").is_file():
         raise InputError(f"{key}={str(run)!r} is a run that saved its UNet alone: train with it as model.unet beside its base")
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
-    resume = f"; its newest checkpoint is {checkpoints[-1]}, usable as model.unet={checkpoints[-1] / 'policy'}" if checkpoints else ""
-    raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish{resume}")
+    found = f"; its newest checkpoint is {checkpoints[-1]}" if checkpoints else ""
+    # Adapters alone do not say which base they belong to.
+    if checkpoints and (checkpoints[-1] / "policy" / "config.json").is_file():
+        found += f", usable as model.unet={checkpoints[-1] / 'policy'}"
+    raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish: resume it{found}")
 
 
 def _instead(folder: Path) -> str:

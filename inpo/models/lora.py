@@ -205,8 +205,12 @@ def _tensors(file: Path) -> Mapping[str, Tensor]:
 
 
 def merge(network: nn.Module) -> None:
-    """Makes the adapters part of the weights they were put on, and takes them off, in place. The weights should be fp32."""
+    """Makes the adapters part of the weights they were put on, and takes them off, in place: a network as `attach` found one, trainable.
+
+    The weights should be fp32.
+    """
     for name, layer in adapted_layers(network).items():
         layer.merge()
         network.set_submodule(name, layer.get_base_layer())
     del network.peft_config
+    network.requires_grad_(True)

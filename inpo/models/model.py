@@ -64,6 +64,8 @@ class Model:
         settings: list[object] = [dict(self.scheduler_config), self.policy.compute_dtype]
         if self.encoder.reading != Reading():
             settings.append(dataclasses.asdict(self.encoder.reading))
+        if self.encoder.zero_empty != self.family.zero_empty:
+            settings.append({"zero_empty": self.encoder.zero_empty})
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for module in (self.policy.unet, *self.encoder.modules):
             for name, tensor in module.state_dict().items():

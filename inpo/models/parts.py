@@ -189,9 +189,11 @@ def _schedule(config: Mapping[str, object], folder: Path, *, asserted: str | Non
             f"model.prediction={asserted!r}, but {file} says prediction_type={prediction!r}: use a recipe for such a model, "
             "or mend that file if the network was trained otherwise (results are saved with it)"
         )
-    if prediction == "epsilon" and config.get("rescale_betas_zero_snr"):
-        raise InputError(f"{file}: rescale_betas_zero_snr needs prediction_type v_prediction: at α_T = 0 an ε says nothing about x_0")
     try:
-        return vp_from_config(config), prediction
+        schedule = vp_from_config(config)
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error
+    if prediction == "epsilon" and not bool(schedule.alphas_cumprod.all()):
+        cause = "rescale_betas_zero_snr" if config.get("rescale_betas_zero_snr") else "a beta of 1"
+        raise InputError(f"{file}: {cause} needs prediction_type v_prediction: at α_T = 0 an ε says nothing about x_0")
+    return schedule, prediction

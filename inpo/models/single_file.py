@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 from torch import Tensor
 
 from inpo.errors import InputError
@@ -35,29 +36,32 @@ def unpack(file: Path, config: str | None) -> Path:
         raise InputError(
             f"model.path={str(file)!r} is no .safetensors file; a .ckpt or .pt is a pickle, which can run code when opened: it is not read"
         )
-    tensors = _read(file)
-    settings = config_folder(config or _usual_settings(tensors), file, asked=config is not None)
-    _check_prediction(file, tensors, settings)
+    shapes = _shapes(file)
+    settings = config_folder(config or _usual_settings(shapes), file, asked=config is not None)
+    _check_prediction(file, shapes, settings)
     folder = _cache() / _digest(file, settings)
     if (folder / INDEX).is_file():
         return folder
+    from safetensors.torch import load_file
+
     new = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        _write(new, tensors, settings, file)
+        _write(new, load_file(file), settings, file)
         _place(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _shapes(file: Path) -> Mapping[str, Tensor]:
+    """The tensors without their numbers: a file that was unpacked before need not be read again."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{file} is no complete safetensors file ({file.stat().st_size} bytes; {error}); copy or download it again"

@@ -12,6 +12,7 @@ from inpo.errors import InputError, nearest
 ADAPTABLE = (nn.Linear, nn.Conv2d)
 PRESETS = ("attention", "all-linear", "conv")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The attention projections, as diffusers' own LoRA programs have them."""
 
 
 def target_layers(network: nn.Module, targets: Sequence[str], attention: Sequence[str] = ATTENTION) -> list[str]:

@@ -103,13 +103,15 @@ def test_merged_results_are_whole_models(dora: bool, run: Run, tiny_pipeline: Pa
 
 
 def test_a_run_of_adapters_is_a_model(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
-    """`--model RUN` generates, RUN is a base for further adapters, and a base that is gone is named with the file that says so."""
+    """`--model RUN` generates, RUN is a base for further adapters and for full training, and a base that is gone is named with its file."""
     base = shutil.copytree(tiny_pipeline, tmp_path / "base")
     first, second = tmp_path / "first", tmp_path / "second"
     for model, out in ((base, first), (first, second)):
         done = run("train", "sd15-sft", *small(model, pairs_file, "sft", *LORA, "train.steps=1"), "--out", out)
         assert done.code == 0, done.err
     assert our_latents(load(ModelConfig(str(second)))).sub(our_latents(load(ModelConfig(str(first))))).abs().max() > 0.001
+    done = run("train", "sd15-inpo", *small(second, pairs_file, "inpo", "train.steps=1"), "--out", tmp_path / "full")
+    assert done.code == 0, done.err
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     command = ("generate", "--model", second, "--prompts", tmp_path / "prompts.txt", "--steps", 2, "--out")
     assert run(*command, tmp_path / "pictures").code == 0

@@ -175,7 +175,8 @@ def test_a_tokenizer_that_is_empty_or_damaged(folder: Path) -> None:
     [
         ({"prediction_type": "flow"}, "prediction_type='flow'"),
         ({"beta_schedule": "odd"}, "beta_schedule='odd'"),
-        ({"rescale_betas_zero_snr": True}, "needs prediction_type v_prediction"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr needs prediction_type v_prediction"),
+        ({"trained_betas": [0.01] * 999 + [1.0]}, "a beta of 1 needs prediction_type v_prediction"),
         ({"timestep_spacing": "sideways"}, "timestep_spacing='sideways'"),
     ],
 )
@@ -240,9 +241,16 @@ def an_empty_folder(folder: Path) -> Path:
 
 
 def an_unfinished_run(folder: Path) -> Path:
-    (folder.parent / "run" / "checkpoints" / "step-000400").mkdir(parents=True)
+    shutil.copytree(folder / "unet", folder.parent / "run" / "checkpoints" / "step-000400" / "policy")
     (folder.parent / "run" / "config.yaml").write_text("")
     return folder.parent / "run"
+
+
+def an_unfinished_run_of_adapters(folder: Path) -> Path:
+    run = an_unfinished_run(folder)
+    for file in (run / "checkpoints" / "step-000400" / "policy").iterdir():
+        file.unlink()
+    return run
 
 
 def a_run_with_a_unet_alone(folder: Path) -> Path:
@@ -267,6 +275,7 @@ def test_a_run_with_a_unet_alone_is_an_override(folder: Path) -> None:
         (a_file, ("no checkpoint of a whole", "conv_in.bias")),
         (an_empty_folder, ("it is empty",)),
         (an_unfinished_run, ("did not finish", "model.unet=", "step-000400/policy")),
+        (an_unfinished_run_of_adapters, ("did not finish: resume it; its newest checkpoint", "step-000400")),
         (a_run_with_a_unet_alone, ("UNet alone", "model.unet")),
     ],
 )

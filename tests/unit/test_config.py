@@ -36,6 +36,12 @@ def test_every_number_of_a_recipe_names_its_source(name: str) -> None:
     assert not bare, bare
 
 
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith("world")])
+def test_a_recipe_says_which_family_its_numbers_are_for(name: str) -> None:
+    """β, sizes and memory are one family's: a folder of another one is refused rather than trained with them."""
+    assert load_experiment(name, ["data.path=pairs.parquet"]).model.family == ("sdxl" if name.startswith("sdxl") else "sd")
+
+
 def test_the_published_numbers_of_inpo_on_sd15() -> None:
     """β 2000, effective lr 1.024e-5, 1024 pairs a step, 400 steps, 200 warm-up, N = 10 (arXiv:2503.18454 and its launcher)."""
     e = changed()

@@ -132,6 +132,16 @@ def test_what_cannot_all_be_kept_is_not_encoded_ahead(config: DataConfig, source
         assert loader.images_encoded == encoded
 
 
+@pytest.mark.parametrize(("cache", "most"), [(7 * 384, 24), (ROOM, 300)], ids=["room for seven", "room for all"])
+def test_planning_ahead_does_not_look_through_the_whole_run(cache: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of ten million positions: it stops at the first pair too many, or once both views of every pair were met."""
+    with load(12, replace(BASE, flip=True), cache=cache) as loader:
+        asked, key = [], loader._key
+        monkeypatch.setattr(loader, "_key", lambda position: asked.append(position) or key(position))
+        assert loader.encode_ahead(range(10_000_000)) is (cache == ROOM)
+        assert len(asked) < most
+
+
 def test_once_kept_pairs_are_not_read_again() -> None:
     source = MadePairs(12)
     with load(source) as loader:

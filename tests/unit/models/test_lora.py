@@ -152,14 +152,16 @@ def test_a_is_drawn_from_the_seed_and_the_layer_alone() -> None:
 
 @BOTH
 def test_merged_weights_answer_as_the_adapters_did(lora: Lora) -> None:
-    """W + (α/r) B A, for DoRA scaled to its magnitudes; names and shapes are the base's again."""
+    """W + (α/r) B A, for DoRA scaled to its magnitudes; names and shapes are the base's again, and all of it may be trained."""
     policy = adapted(lora, moved=True)
     with torch.no_grad():
         before = policy(*inputs())
         merge(policy.unet)
         torch.testing.assert_close(policy(*inputs()), before, rtol=0, atol=1e-5)
     base = denoiser()
-    assert [(n, p.shape) for n, p in policy.named_parameters()] == [(n, p.shape) for n, p in base.named_parameters()]
+    assert [(n, p.shape, p.requires_grad) for n, p in policy.named_parameters()] == [
+        (n, p.shape, p.requires_grad) for n, p in base.named_parameters()
+    ]
 
 
 def test_alpha_scales_the_difference() -> None:

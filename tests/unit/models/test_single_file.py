@@ -10,6 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
@@ -45,12 +46,18 @@ def test_a_single_file_is_the_folder_it_was_made_of(request: pytest.FixtureReque
     assert pipeline("a red circle", num_inference_steps=1, output_type="np").images.shape == (1, 16, 16, 3)
 
 
-def test_a_file_is_unpacked_once_and_again_when_it_changes(tiny_pipeline: Path, tmp_path: Path, cache: Path) -> None:
-    """The cache is keyed by the file and its settings; a process that was slower than another one uses what that left."""
+def test_a_file_is_unpacked_once_and_again_when_it_changes(
+    tiny_pipeline: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is keyed by the file and its settings; what was unpacked before costs no second reading of the weights."""
+    read: list[object] = []
+    original = safetensors.torch.load_file
+    monkeypatch.setattr(safetensors.torch, "load_file", lambda path, **named: read.append(path) or original(path, **named))
     file = write_single_file(tiny_pipeline, tmp_path / "one.safetensors")
     config = ModelConfig(str(file), config=str(settings_alone(tiny_pipeline, tmp_path / "settings")))
     first = load(config).source
     assert load(config).source == first
+    assert read.count(file) == 1
     os.utime(file, ns=(1, 1))
     assert load(config).source != first
     assert sorted(each.name[:4] for each in cache.iterdir()) == ["one-", "one-"]

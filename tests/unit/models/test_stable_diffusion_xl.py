@@ -67,11 +67,16 @@ def test_prompts_encode_as_the_pipeline_does(model: Model, diffusers_pipeline: S
 
 @pytest.mark.parametrize("forced", [True, False])
 def test_the_empty_prompt_is_what_guidance_departs_from(tiny_sdxl_pipeline: Path, tmp_path: Path, forced: bool) -> None:
-    """Zeros where model_index.json forces them, else the encoded empty string: diffusers' negative embeddings, alone and in a batch."""
+    """Zeros where model_index.json forces them, else the encoded empty string: diffusers' negative embeddings, alone and in a batch.
+
+    Pictures depend on it, so the fingerprint does.
+    """
     folder = empty_forced(tiny_sdxl_pipeline, forced, tmp_path)
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder)
     _, negative, _, negative_pooled = pipeline.encode_prompt(PROMPTS[0], device="cpu", do_classifier_free_guidance=True)
-    encoded = load(ModelConfig(str(folder))).encoder.encode_prompts(PROMPTS)
+    read = load(ModelConfig(str(folder)))
+    assert (read.fingerprint() == load(ModelConfig(str(tiny_sdxl_pipeline))).fingerprint()) is forced
+    encoded = read.encoder.encode_prompts(PROMPTS)
     assert (negative.abs().max() == 0) is forced or bool(negative.abs().max() > 0) is not forced
     assert_close(encoded.tensors["prompt"][1:2], negative)
     assert_close(encoded.tensors["text_embeds"][1:2], negative_pooled)
