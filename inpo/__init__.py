@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from inpo import demo, methods, report
+    from inpo.alignment import train
     from inpo.comparison import Comparison, evaluate
-    from inpo.compose import load, open_pairs, train
+    from inpo.compose import load, open_pairs
     from inpo.config import Experiment
     from inpo.config import load_experiment as recipe
     from inpo.data.importing import ImportConfig, import_pairs
@@ -36,7 +37,7 @@ _NAMES = {
     "evaluate": "inpo.comparison",
     "load": "inpo.compose",
     "open_pairs": "inpo.compose",
-    "train": "inpo.compose",
+    "train": "inpo.alignment",
     "Experiment": "inpo.config",
     "recipe": "inpo.config:load_experiment",
     "ImportConfig": "inpo.data.importing",

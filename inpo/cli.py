@@ -64,8 +64,8 @@ def train(
     """Align a model with preference pairs."""
     command = ["inpo", "train", recipe, *(overrides or []), "--out", str(out)]
     with interruptible(lambda: outside_training(command, out, force=force)):
-        from inpo.compose import Resume
-        from inpo.compose import train as run
+        from inpo.alignment import Resume
+        from inpo.alignment import train as run
         from inpo.config import load_experiment
 
         experiment = load_experiment(recipe, overrides or [])

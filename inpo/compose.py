@@ -1,46 +1,33 @@
-"""From what users type to what the package works with: names become models, pairs, prompts and scorers, and jobs are made of them.
+"""From what users type to what the package works with: names become models, pairs, prompts, scorers and pictures.
 
-The one place where siblings meet: models know no data, the trainer knows no model family, evaluation knows no generation.
+Here and in `alignment` siblings meet: models know no data, the trainer knows no model family, evaluation knows no generation.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from inpo import world
-from inpo.config import Experiment
-from inpo.console import bar, say
+from inpo.console import bar
 from inpo.data.config import DataConfig
-from inpo.errors import InputError, Interrupted, nearest
-from inpo.generation import GenerationConfig, SampleGrid, check_steps, generate
+from inpo.errors import InputError, nearest
+from inpo.generation import GenerationConfig, check_steps, generate
 from inpo.models.config import Lora, ModelConfig
 from inpo.types import PairSource, Scorer
 
 if TYPE_CHECKING:
-    from inpo.data.loader import EncodedPairs
-    from inpo.evaluation.summary import MethodSummary
     from inpo.generation import ImageRecord
-    from inpo.models.adapted import AdaptedModel
     from inpo.models.model import Model
-    from inpo.models.parts import Parts
-    from inpo.training.fit import FitResult
-    from inpo.training.metrics import Sink
-    from inpo.training.run import RunFolder
 
 WORLD = "world"
 WORLD_PAIRS = "world:pairs"
 WORLD_SHUFFLED = "world:pairs-shuffled"
 PROMPT_SETS = {"world:train": "train", "world:validation": "validation", "world:heldout": "heldout"}
 SCORERS = ("world:oracle", "world:clip", "pickscore:DIR")
-GRID_PROMPTS = 8
-GRID_CAPTIONS = 64
-GRID_STEPS = 20
 
 
 def resolve_model(config: ModelConfig) -> ModelConfig:
@@ -57,16 +44,6 @@ def load(model: str | ModelConfig, lora: Lora | None = None, seed: int = 0) -> M
     from inpo.training.distributed import device
 
     return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device(), lora=lora, seed=seed)
-
-
-def examine_model(experiment: Experiment) -> Parts:
-    """Whatever of a run's model can be refused before weights or pairs are read. Raises `InputError`."""
-    from inpo.models.parts import examine
-
-    parts = examine(resolve_model(experiment.model))
-    if experiment.data.sizes == "original":
-        parts.family.require_sizes()
-    return parts
 
 
 def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
@@ -115,163 +92,6 @@ def scorer(name: str) -> Scorer:
     if kind == "pickscore" and folder:
         return PickScore(Path(folder), name=name, device=device())
     raise InputError(f"{name!r} is not a scorer{nearest(name, SCORERS)}; known: {', '.join(SCORERS)}")
-
-
-@dataclass(frozen=True)
-class Resume:
-    """What to do with an output folder that is not empty: continue it from `checkpoint`, or replace it by `force`."""
-
-    checkpoint: str | None = None
-    force: bool = False
-
-
-def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> FitResult:
-    """`inpo train`: a run folder with the aligned model in `out`/model.
-
-    Raises `InputError`, `RunFault`, and `Interrupted` once the last completed step is saved.
-    """
-    from inpo.training.run import open_run
-
-    resume = resume or Resume()
-    check_trackers(experiment)
-    tree = experiment.to_tree()
-    with open_run(out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force) as run:
-        return _train(experiment, run)
-
-
-def _train(experiment: Experiment, run: RunFolder) -> FitResult:
-    from inpo.data.loader import EncodedPairs
-    from inpo.training.disk import reporting
-    from inpo.training.distributed import on_main, processes
-    from inpo.training.fit import Callbacks, fit
-    from inpo.training.subject import Subject
-
-    # Before the pairs: a recipe for another model must not cost the examination of a million of them first.
-    on_main(lambda: examine_model(experiment))
-    say("examining the pairs")
-    with reporting(run.path):
-        if processes().num_processes > 1:
-            # One process examines the pictures; the others read the index that it keeps.
-            on_main(lambda: open_pairs(experiment.data, run.path).fingerprint)
-        source = open_pairs(experiment.data, run.path)
-    run.data_sha256 = source.fingerprint
-    run.check_same_data()
-    say("loading the model")
-    model = load(experiment.model, experiment.lora, experiment.train.seed)
-    needs = experiment.method.objective.needs
-    reference = model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
-    data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
-    subject = Subject(model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype)
-    # Captions are read from the data for it, so it is made only where it is used.
-    sample = _sample_grid(experiment, model, source, run.path) if experiment.train.sample_every_steps else None
-    callbacks = Callbacks(sample, _sinks(experiment, run))
-    with EncodedPairs(
-        source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
-    ) as loader:
-        free_encoder(experiment, model, loader, start=run.resume_from[1].step if run.resume_from else 0)
-        result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
-    if result.signal is not None:
-        raise Interrupted(result.signal, result.step)
-    with reporting(run.path / "model"):
-        on_main(lambda: _finish(model, experiment, run.path, result))
-    return result
-
-
-def check_trackers(experiment: Experiment) -> None:
-    """Raises `InputError` for a tracker that `report_to` names and that is not installed."""
-    from inpo.training.trackers import require_wandb
-
-    if "wandb" in experiment.report_to:
-        require_wandb()
-
-
-def free_encoder(experiment: Experiment, model: Model, loader: EncodedPairs, *, start: int) -> None:
-    """Encodes ahead and takes the encoder from the accelerator, where all that the run will ask for fits in memory."""
-    from inpo.training.distributed import processes
-
-    per_step = experiment.train.pairs_per_step
-    # Each of several processes would have to encode what all of them need.
-    alone = processes().num_processes == 1
-    if alone and model.device.type != "cpu" and loader.encode_ahead(range(start * per_step, experiment.train.steps * per_step)):
-        model.encoder.move("cpu")
-        say("every pair is encoded: the VAE and the text encoders leave the accelerator")
-
-
-def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
-    from inpo.training.distributed import is_main
-    from inpo.training.metrics import Progress
-    from inpo.training.trackers import TensorBoard, WeightsAndBiases
-
-    start = run.resume_from[1].step if run.resume_from else 0
-    if not is_main():
-        return []
-    sinks: list[Sink] = [Progress(experiment.train.steps, start=start)]
-    if "wandb" in experiment.report_to:
-        sinks.append(WeightsAndBiases(run.path, run.config))
-    if "tensorboard" in experiment.report_to:
-        sinks.append(TensorBoard(run.path / "tensorboard", start=start))
-    return sinks
-
-
-def _finish(model: Model, experiment: Experiment, run: Path, result: FitResult) -> None:
-    save_result(model, experiment, run / "model")
-    write_training_summary(experiment, run, result)
-
-
-def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
-    """What users load without this package."""
-    if experiment.output.format == "lora":
-        cast("AdaptedModel", model).save_adapter(folder)
-    elif experiment.output.format == "unet":
-        model.save_unet(folder / "unet")
-    else:
-        model.save_pipeline(folder)
-
-
-def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> Callable[[int], None]:
-    """Validation prompts of the world for the world's pairs, and else the first captions of the data."""
-    of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
-    rows = range(GRID_CAPTIONS if source.size is None else min(GRID_CAPTIONS, source.size))
-    prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(source[i].caption for i in rows))
-    config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
-    grid = SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
-
-    def sample(step: int) -> None:
-        with model.encoder.at_work(model.device):
-            grid(step)
-
-    return sample
-
-
-def write_training_summary(experiment: Experiment, run: Path, result: FitResult) -> None:
-    """summary.json of a run that was trained and not evaluated yet."""
-    from inpo.evaluation.summary import SUMMARY, write_summary
-
-    methods = {experiment.method.name: _training_numbers(experiment, run, result)}
-    write_summary(run / SUMMARY, kind="train", baseline="base", methods=methods)
-
-
-def _training_numbers(experiment: Experiment, run: Path, result: FitResult) -> MethodSummary:
-    """What summary.json says about how a method was trained, from metrics.jsonl: so it holds for resumed runs too."""
-    from inpo.evaluation.summary import MethodSummary
-
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line["step"] > 0]
-    pairs = experiment.train.pairs_per_step
-    seconds = sum(pairs / line["pairs_per_second"] for line in lines)
-    if not lines:
-        return MethodSummary(steps=result.step)
-    return MethodSummary(
-        result_step=result.result_step,
-        stopped=result.stopped,
-        steps=lines[-1]["step"],
-        beta=getattr(experiment.method.objective, "beta", None),
-        lr=experiment.optimizer.lr,
-        seeds=(experiment.train.seed,),
-        pairs_per_second=len(lines) * pairs / seconds,
-        unet_forwards_per_pair=sum(line["unet_forwards_per_pair"] for line in lines) / len(lines),
-        seconds=seconds,
-    )
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo import world
+from inpo.alignment import Resume, train
 from inpo.comparison import Contestant, generate_for, judge
-from inpo.compose import Resume, prompt_set, scorer, train
+from inpo.compose import prompt_set, scorer
 from inpo.config import load_experiment
 from inpo.console import say
 from inpo.errors import InputError

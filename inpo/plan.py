@@ -7,7 +7,8 @@ import math
 import typing
 from collections.abc import Iterator
 
-from inpo.compose import check_trackers, examine_model, open_pairs
+from inpo.alignment import check_trackers, examine_model
+from inpo.compose import open_pairs
 from inpo.config import Experiment
 from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of

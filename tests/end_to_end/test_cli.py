@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import inpo
-from inpo import compose
+from inpo import alignment, compose
 from inpo.evaluation.summary import Summary
 from tests.end_to_end.conftest import Run, small
 from tests.unit.data.making import png
@@ -297,13 +297,13 @@ def test_an_interruption_saves_and_says_how_to_go_on(
 ) -> None:
     """SIGTERM after the first step: exit 143, the whole command to continue; it continues. In Python a script stops there."""
     settings = small(tiny_pipeline, pairs_file, "sft", "train.sample_every_steps=1")
-    monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None)
+    monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None)
     stopped = run("train", "sd15-sft", *settings, "--out", tmp_path / "run")
     assert stopped.code == 143
     assert "train.sample_every_steps=1 --out" in stopped.err
-    monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: None)
+    monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: None)
     assert run("train", "sd15-sft", *settings, "--out", tmp_path / "run", "--resume", "latest").code == 0
-    monkeypatch.setattr(compose.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="the beginning is saved"):
         inpo.train(inpo.recipe("sd15-sft", settings), tmp_path / "python")
 
@@ -320,7 +320,8 @@ def test_before_training_an_interruption_is_told_too(
     def interrupt(*ignored: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compose, "load", interrupt)
+    for module in (alignment, compose):
+        monkeypatch.setattr(module, "load", interrupt)
     stopped = run("train", "sd15-sft", *settings, "--out", out, *(["--resume", "latest"] if held else []))
     [line] = [line for line in stopped.err.splitlines() if line.startswith("interrupted")]
     assert stopped.code == 130

@@ -1,4 +1,4 @@
-"""Composition: when the encoder leaves the accelerator, and that it is back whenever it is needed."""
+"""A run's composition: when the encoder leaves the accelerator, and that it is back whenever it is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from inpo import compose
+from inpo import alignment
 from inpo.models.config import ModelConfig
 from inpo.models.loading import load
 from tests.tiny_models import tiny_sd
@@ -35,7 +35,7 @@ def test_an_encoder_that_is_done_leaves_the_accelerator(device: str, done: bool,
     model = SimpleNamespace(device=torch.device(device), encoder=SimpleNamespace(move=moved.append))
     loader = Loader(done)
     experiment = SimpleNamespace(train=SimpleNamespace(pairs_per_step=4, steps=10))
-    compose.free_encoder(experiment, model, loader, start=3)
+    alignment.free_encoder(experiment, model, loader, start=3)
     assert moved == moves
     assert loader.asked == ([] if device == "cpu" else [range(12, 40)])
 
