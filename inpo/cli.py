@@ -150,8 +150,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe w
     if name is not None:
         print(recipe_text(name), end="")
         return
-    for each in recipe_names():
-        print(f"{each:12} {recipe_text(each).splitlines()[0].lstrip('# ')}")
+    names = recipe_names()
+    for each in names:
+        print(f"{each:{max(map(len, names))}} {recipe_text(each).splitlines()[0].lstrip('# ')}")
 
 
 @world_app.command("build")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,15 @@ from inpo.compose import check_generator, load, prompt_place, prompt_set, scorer
 from inpo.console import bar
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate
+from inpo.training.environment import environment
+from inpo.training.run import ENVIRONMENT
 from inpo.types import Scorer
 
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
+
+OWN = {"evaluation", "summary.json", "report.html", ENVIRONMENT}
+"""What an evaluation writes into its folder."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,17 @@ def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summa
     from inpo.evaluation.summary import SUMMARY, write_summary
     from inpo.report import build_report
 
+    _check_evaluation_folder(out, force=force)
     judges, wanted = [scorer(name) for name in comparison.scorers], prompt_set(comparison.prompts)
     _check_prompts(judges, wanted, comparison.prompts)
     theirs, ours = Contestant("baseline", comparison.baseline), Contestant("candidate", comparison.candidate)
     for contestant in (theirs, ours):
         check_generator(contestant.path, comparison.generation, f"--{contestant.name}")
-    _take_evaluation_folder(out, force=force)
+    if force:
+        shutil.rmtree(out / "evaluation", ignore_errors=True)
+        (out / SUMMARY).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
     for contestant in (theirs, ours):
         generate_for(contestant, wanted, out, comparison.generation)
     entry = judge(ours, theirs, judges, out)
@@ -101,14 +112,11 @@ def _check_prompts(judges: Sequence[Scorer], prompts: Sequence[str], source: str
             raise InputError(f"{prompt_place(source, i)}: {error}") from None
 
 
-def _take_evaluation_folder(out: Path, *, force: bool) -> None:
+def _check_evaluation_folder(out: Path, *, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; an evaluation needs a folder")
     held = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
-    if held - {"evaluation", "summary.json", "report.html"}:
-        raise InputError(f"{out} holds {min(held - {'evaluation'})}, and is no evaluation's folder; choose another --out")
+    if held - OWN:
+        raise InputError(f"{out} holds {min(held - OWN)}, and is no evaluation's folder; choose another --out")
     if "summary.json" in held and not force:
         raise InputError(f"{out} holds a finished evaluation; replace it with --force, or choose another --out")
-    if force:
-        shutil.rmtree(out / "evaluation", ignore_errors=True)
-        (out / "summary.json").unlink(missing_ok=True)

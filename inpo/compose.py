@@ -55,7 +55,10 @@ def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
         return WorldPairs(shuffled=config.path == WORLD_SHUFFLED)
     from inpo.data.sources import ParquetPairs
 
-    return ParquetPairs.open(config, folder=run, progress=bar("pairs examined"))
+    pairs = ParquetPairs.open(config, folder=run, progress=bar("pairs examined"))
+    if run is not None and pairs.tally.rejected:
+        say(f"{pairs.tally.rejected} of {pairs.tally.rows} rows are left out, as {run / 'rejected.jsonl'} explains")
+    return pairs
 
 
 def prompt_set(name: str) -> tuple[str, ...]:
@@ -66,8 +69,17 @@ def prompt_set(name: str) -> tuple[str, ...]:
     if name in PROMPT_SETS:
         return prompts(PROMPT_SETS[name])
     if name.startswith("world:") or not Path(name).exists():
-        raise InputError(f"{name!r} is neither a prompt set{nearest(name, PROMPT_SETS)} nor a file; sets: {', '.join(PROMPT_SETS)}")
+        raise InputError(
+            f"{name!r} is neither a prompt set nor a file{nearest(name, [*PROMPT_SETS, *_beside(name)])}; "
+            f"give a file with a prompt a line, or one of {', '.join(PROMPT_SETS)}"
+        )
     return read_prompts(Path(name))
+
+
+def _beside(name: str) -> list[str]:
+    """The files that lie where a file of that name would."""
+    folder = Path(name).parent
+    return [str(file) for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
 
 
 def prompt_place(name: str, index: int) -> str:

@@ -35,6 +35,17 @@ REPORTERS: tuple[Reporter, ...] = typing.get_args(Reporter)
 Tree = Mapping[str, object]
 T = TypeVar("T")
 
+ELSEWHERE: Mapping[str, str] = {
+    "learning_rate": "optimizer.lr",
+    "max_train_steps": "train.steps",
+    "train_batch_size": "train.micro_batch_pairs",
+    "batch_size": "train.pairs_per_step",
+    "lr_scheduler": "optimizer.schedule",
+    "beta_dpo": "method.objective.beta",
+    "pretrained_model_name_or_path": "model.path",
+}
+"""Settings by the names that they have in the training programs of diffusers, Diffusion-DPO and InPO."""
+
 
 @dataclass(frozen=True)
 class OutputConfig:
@@ -134,7 +145,7 @@ def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> di
 def _parse_override(text: str) -> dict[str, object]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise InputError(f"{text!r} is not an override: write key=value, as in train.steps=100")
+        raise InputError(f"{text!r} is not an override: write key=value without spaces, as in train.steps=100")
     try:
         parsed: object = yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -233,7 +244,7 @@ def _refuse_unknown(values: Tree, known: typing.Iterable[str], prefix: str) -> N
 def _meant(key: str, names: Sequence[str], prefix: str) -> str:
     """A hint with the whole key: of this section where it has one of that name, else of the others."""
     here = {name: f"{prefix}.{name}" if prefix else name for name in names}
-    whole = {full.rpartition(".")[2]: full for full in reversed(_all_keys())} | here
+    whole = {**ELSEWHERE} | {full.rpartition(".")[2]: full for full in reversed(_all_keys())} | here
     close = difflib.get_close_matches(key, whole, n=1, cutoff=0.6)
     return f" (did you mean {whole[close[0]]!r}?)" if close else ""
 

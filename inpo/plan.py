@@ -12,6 +12,7 @@ from inpo.compose import open_pairs
 from inpo.config import Experiment
 from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of
+from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from inpo.methods import Method
 from inpo.models.sizes import ModelSizes, model_sizes
@@ -51,13 +52,12 @@ def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator
     yield "trained", _trained(experiment, sizes)
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
     side = resolution // sizes.pixels_per_latent
-    yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}"
-    available = _training_pairs(experiment)
+    own = f" (the model's own size has {sizes.latent_side}×{sizes.latent_side})" if side != sizes.latent_side else ""
+    yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}{own}"
+    available, others = _training_pairs(experiment)
     epochs = "" if available is None else f", {seen / available:.2f} epochs"
-    yield (
-        "pairs",
-        f"{'endless' if available is None else available} to train on; {seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}",
-    )
+    used = f"{seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}"
+    yield "pairs", f"{'endless' if available is None else available} to train on{others}; {used}"
     yield "UNet per pair", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
     yield "UNet in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
     yield "optimiser", f"{experiment.optimizer.name}, effective learning rate {experiment.optimizer.lr:g}, clip {experiment.optimizer.clip}"
@@ -75,18 +75,19 @@ def _trained(experiment: Experiment, sizes: ModelSizes) -> str:
     )
 
 
-def _training_pairs(experiment: Experiment) -> int | None:
-    """How many pairs are trained on; None where they never end.
+def _training_pairs(experiment: Experiment) -> tuple[int | None, str]:
+    """How many pairs are trained on, None where they never end, and what became of the others.
 
     Raises `InputError` where they do not fill a step, or where none is held out and a metric of held-out pairs is asked for.
     """
     source = open_pairs(experiment.data)
     if source.size is None:
-        return None
+        return None, ""
     held = sum(held_out(pair_id, experiment.data.validation_fraction) for pair_id in ids_of(source))
     require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=experiment.train.pairs_per_step)
     check_watched(experiment.train, experiment.method.objective, held_out=held > 0)
-    return source.size - held
+    rejected = f", {source.tally.rejected} rejected" if isinstance(source, ParquetPairs) else ""
+    return source.size - held, f", {held} held out{rejected}"
 
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:

@@ -66,7 +66,8 @@ def require_a_step(config: DataConfig, *, train: int, held: int, pairs_per_step:
     if train < max(1, pairs_per_step):
         raise InputError(
             f"data.path={config.path}: {train} pairs to train on ({held} more are held out by "
-            f"data.validation_fraction={config.validation_fraction:g}), fewer than train.pairs_per_step={pairs_per_step}"
+            f"data.validation_fraction={config.validation_fraction:g}), fewer than train.pairs_per_step={pairs_per_step}: "
+            "give more pairs, or lower one of the two"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inpo.data import hub, listing
 from inpo.data.files import walk
-from inpo.data.folders import open_folder
+from inpo.data.folders import SIDES, open_folder
 from inpo.data.listing import open_listing
 from inpo.data.pairs import Fault
 from inpo.data.parquet import open_parquet, schema_faults
@@ -107,12 +107,20 @@ def _check_one_split(path: str, names: Sequence[str]) -> None:
         raise InputError(f"data.path={path}: the folder holds the splits {', '.join(splits)}; name one by a glob, like {example}")
 
 
+def _around(given: Path) -> str:
+    """The folder of pictures that `given` is one side of, or that lies in it."""
+    around = (given.resolve().parent, *sorted(given.glob("*/")))
+    whole = next((folder for folder in around if {inside.name.lower() for inside in folder.glob("*/")} >= set(SIDES)), None)
+    return f" (did you mean {str(whole)!r}?)" if whole else ""
+
+
 def _nothing_at(path: str, given: Path) -> str:
     if given.is_dir():
         lists = sorted(entry.name for entry in given.iterdir() if entry.suffix.lower() in listing.SUFFIXES)
         if lists:
             return f"data.path={path}: a folder with the listing {lists[0]}: name the file itself, data.path={path}/{lists[0]}"
-        return f"data.path={path}: the folder holds no *.parquet file, no folders win/ and lose/, and no pictures ending in _w and _l"
+        missing = "no *.parquet file, no folders win/ and lose/, and no pictures ending in _w and _l"
+        return f"data.path={path}: the folder holds {missing}{_around(given)}"
     if glob.has_magic(str(given)):
         return f"data.path={path}: no file matches"
     if hub.LIKE_AN_ID.fullmatch(path) and not given.parent.is_dir():

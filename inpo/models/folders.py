@@ -162,6 +162,7 @@ def _model_of_run(run: Path, key: str) -> Path:
 def _instead(folder: Path) -> str:
     """What the user may have meant by a folder that is no pipeline."""
     inside = sorted(file.parent for file in folder.glob(f"*/{INDEX}"))
+    inside += sorted(file.parent for file in folder.glob("*/config.yaml"))
     if inside:
         return f" (did you mean {str(inside[0])!r}?)"
     if (folder / "config.json").is_file():

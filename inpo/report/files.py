@@ -76,6 +76,11 @@ class RunFolder:
     images: Mapping[str, Images]
     notes: tuple[str, ...]
 
+    @property
+    def is_a_run(self) -> bool:
+        """Whether anything of a run or an evaluation is there, broken or not."""
+        return bool(self.trainings) or any((self.path / name).exists() for name in (SUMMARY, ENVIRONMENT, SCORES.parent))
+
 
 @dataclass
 class _Reader:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inpo.errors import InputError
 from inpo.evaluation.summary import to_json
 from inpo.files import replacing
 from inpo.report import wording
@@ -51,9 +52,12 @@ class Settings:
 def build_report(run: Path) -> Path:
     """Writes `run`/report.html from the files in the folder, and returns its path. Replaces an earlier page in one move.
 
-    Pieces that are missing or broken are named in the page. Raises `InputError` where there is no such folder.
+    Pieces that are missing or broken are named in the page. Raises `InputError` where there is no such folder, or nothing of a run in it.
     """
-    html = render(read_run(Path(run).resolve()))
+    found = read_run(Path(run).resolve())
+    if not found.is_a_run:
+        raise InputError(f"report: {run} holds neither a training run nor an evaluation; give a folder that was their --out")
+    html = render(found)
     path = Path(run) / REPORT
     with replacing(path) as partial:
         partial.write_text(html, encoding="utf-8")

@@ -30,6 +30,14 @@ def test_a_path_that_is_not_there_names_its_neighbour(tmp_path: Path) -> None:
     assert "holds no *.parquet file" in refusal(tmp_path / "empty")
 
 
+def test_a_side_of_a_folder_of_pictures_names_the_whole(tmp_path: Path) -> None:
+    """`win/` alone is half of the pairs; a folder that only holds the folder of pictures is no folder of pictures."""
+    for side in ("Win", "lose"):
+        (tmp_path / "all" / "mine" / side).mkdir(parents=True)
+    assert refusal(tmp_path / "all" / "mine" / "Win").endswith(f"(did you mean {str(tmp_path / 'all' / 'mine')!r}?)")
+    assert refusal(tmp_path / "all").endswith(f"(did you mean {str(tmp_path / 'all' / 'mine')!r}?)")
+
+
 @pytest.mark.parametrize(
     ("found", "hint"),
     [("jpg0", "did you mean 'jpg0'?"), ("image", "columns image, jpg_1")],

@@ -246,6 +246,11 @@ def an_unfinished_run(folder: Path) -> Path:
     return folder.parent / "run"
 
 
+def the_folder_of_runs(folder: Path) -> Path:
+    shutil.move(an_unfinished_run(folder), folder.parent / "runs" / "run")
+    return folder.parent / "runs"
+
+
 def an_unfinished_run_of_adapters(folder: Path) -> Path:
     run = an_unfinished_run(folder)
     for file in (run / "checkpoints" / "step-000400" / "policy").iterdir():
@@ -269,6 +274,7 @@ def test_a_run_with_a_unet_alone_is_an_override(folder: Path) -> None:
     ("path", "words"),
     [
         (the_parent, ("did you mean", "base")),
+        (the_folder_of_runs, ("did you mean", "runs/run'")),
         (its_unet, ("UNet2DConditionModel of one", "did you mean")),
         (a_lonely_unet, ("single UNet2DConditionModel", "model.unet")),
         (misspelt, ("there is no folder", "did you mean", "base'")),

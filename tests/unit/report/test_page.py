@@ -135,8 +135,17 @@ def test_a_single_run_that_was_not_evaluated(tmp_path: Path):
     assert "inpo demo --out runs/demo --force" in page.text
 
 
-def test_an_empty_folder(tmp_path: Path):
+def test_a_folder_of_something_else_gets_no_page(tmp_path: Path):
+    """Pictures are no run: the folder is named and left as it is."""
+    (tmp_path / "00000_0.png").write_bytes(b"")
+    with pytest.raises(InputError, match="holds neither a training run nor an evaluation"):
+        build_report(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["00000_0.png"]
+
+
+def test_an_evaluation_that_has_just_begun(tmp_path: Path):
     """Still a page."""
+    (tmp_path / "evaluation").mkdir()
     page = page_of(tmp_path)
     check_harmless(page)
     assert "There is nothing here to report yet." in page.text
