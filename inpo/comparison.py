@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from inpo.compose import check_generator, load, prompt_place, prompt_set, scorer
+from inpo.compose import PROMPT_SETS, check_generator, load, prompt_set, scorer
 from inpo.console import bar
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate
@@ -109,7 +109,14 @@ def _check_prompts(judges: Sequence[Scorer], prompts: Sequence[str], source: str
             for checker in checkers:
                 checker.check_prompts([prompt])
         except InputError as error:
-            raise InputError(f"{prompt_place(source, i)}: {error}") from None
+            raise InputError(f"{_prompt_place(source, i)}: {error}") from None
+
+
+def _prompt_place(name: str, index: int) -> str:
+    """Where that prompt of `prompt_set(name)` stands, for messages: file and line."""
+    from inpo.evaluation.prompts import place_of
+
+    return f"{name}, prompt {index}" if name in PROMPT_SETS else f"{name}, {place_of(Path(name), index)}"
 
 
 def _check_evaluation_folder(out: Path, *, force: bool) -> None:

@@ -56,8 +56,8 @@ def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
     from inpo.data.sources import ParquetPairs
 
     pairs = ParquetPairs.open(config, folder=run, progress=bar("pairs examined"))
-    if run is not None and pairs.tally.rejected:
-        say(f"{pairs.tally.rejected} of {pairs.tally.rows} rows are left out, as {run / 'rejected.jsonl'} explains")
+    if run is not None and (rejected := pairs.tally.rejected):
+        say(f"{rejected} of {pairs.tally.rows} rows are left out, as {run / 'rejected.jsonl'} explains")
     return pairs
 
 
@@ -69,24 +69,9 @@ def prompt_set(name: str) -> tuple[str, ...]:
     if name in PROMPT_SETS:
         return prompts(PROMPT_SETS[name])
     if name.startswith("world:") or not Path(name).exists():
-        raise InputError(
-            f"{name!r} is neither a prompt set nor a file{nearest(name, [*PROMPT_SETS, *_beside(name)])}; "
-            f"give a file with a prompt a line, or one of {', '.join(PROMPT_SETS)}"
-        )
+        near, sets = nearest(name, [*PROMPT_SETS, *map(str, Path(name).parent.glob("*.*"))]), ", ".join(PROMPT_SETS)
+        raise InputError(f"{name!r} is neither a prompt set nor a file{near}; give a file with a prompt a line, or one of {sets}")
     return read_prompts(Path(name))
-
-
-def _beside(name: str) -> list[str]:
-    """The files that lie where a file of that name would."""
-    folder = Path(name).parent
-    return [str(file) for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
-
-
-def prompt_place(name: str, index: int) -> str:
-    """Where that prompt of `prompt_set(name)` stands, for messages: file and line."""
-    from inpo.evaluation.prompts import place_of
-
-    return f"{name}, prompt {index}" if name in PROMPT_SETS else f"{name}, {place_of(Path(name), index)}"
 
 
 def scorer(name: str) -> Scorer:

@@ -119,8 +119,8 @@ def _nothing_at(path: str, given: Path) -> str:
         lists = sorted(entry.name for entry in given.iterdir() if entry.suffix.lower() in listing.SUFFIXES)
         if lists:
             return f"data.path={path}: a folder with the listing {lists[0]}: name the file itself, data.path={path}/{lists[0]}"
-        missing = "no *.parquet file, no folders win/ and lose/, and no pictures ending in _w and _l"
-        return f"data.path={path}: the folder holds {missing}{_around(given)}"
+        instead = _around(given)
+        return f"data.path={path}: the folder holds no *.parquet file, no folders {SIDES[0]}/ and {SIDES[1]}/, and no …_w and …_l{instead}"
     if glob.has_magic(str(given)):
         return f"data.path={path}: no file matches"
     if hub.LIKE_AN_ID.fullmatch(path) and not given.parent.is_dir():
