@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo import world
-from inpo.console import bar
+from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
 from inpo.generation import GenerationConfig, check_steps, generate
