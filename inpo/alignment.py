@@ -158,7 +158,13 @@ def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: 
     of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
     rows = range(GRID_CAPTIONS if source.size is None else min(GRID_CAPTIONS, source.size))
     prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(source[i].caption for i in rows))
-    config = GenerationConfig(steps=GRID_STEPS, guidance=world.GUIDANCE if of_world else GenerationConfig.guidance)
+    config = GenerationConfig(
+        steps=GRID_STEPS,
+        guidance=world.GUIDANCE if of_world else GenerationConfig.guidance,
+        # Guidance doubles each picture as a pair has two: what inverts in this much memory samples in it, and at the size trained on.
+        batch=experiment.train.inversion_batch_pairs,
+        resolution=experiment.data.resolution,
+    )
     grid = SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
 
     def sample(step: int) -> None:

@@ -37,7 +37,8 @@ class FailingLoader(MemoryLoader):
         if RANK == 1 and 16 <= min(positions) < 24:
             if self.failure == "death":
                 os._exit(9)
-            raise FAILURES[self.failure]
+            if self.failure in FAILURES:
+                raise FAILURES[self.failure]
         return super().fetch(positions)
 
 
@@ -63,6 +64,22 @@ def attempt(folder: Path, failure: str) -> dict[str, object]:
     return {}
 
 
+def held_out(folder: Path) -> dict[str, object]:
+    """Rank 1 fails while the held-out pairs are evaluated."""
+    from inpo.training.validation import Validation
+
+    def fails(*_: object) -> torch.Tensor:
+        raise FAILURES["memory"]
+
+    original = Validation._own_sums
+    if RANK == 1:
+        Validation._own_sums = fails
+    try:
+        return attempt(folder, "held out")
+    finally:
+        Validation._own_sums = original
+
+
 def between(folder: Path) -> dict[str, object]:
     """A signal between two steps, on the main process alone."""
     from inpo.training.fit import Callbacks
@@ -74,6 +91,7 @@ def between(folder: Path) -> dict[str, object]:
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     said = {failure: attempt(where, failure) for failure in FAILURES}
+    said["held out"] = held_out(where)
     said["between"] = between(where)
     # Last: nobody is left to talk to.
     said["death"] = attempt(where, "death")

@@ -43,8 +43,8 @@ class GenerativeModel(Protocol):
     def scheduler_config(self) -> Mapping[str, object]:
         """The scheduler_config.json that diffusers' schedulers are built from."""
 
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one picture's latent."""
+    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
+        """(C, H, W) of one square picture's latent; None is the model's own size."""
 
     def fingerprint(self) -> str:
         """Changes whenever the model's pictures may."""
@@ -54,7 +54,7 @@ class GenerativeModel(Protocol):
 class GenerationConfig:
     """How pictures are sampled. `guidance` 1 is the conditional model alone; `batch` pictures at once, without influence on them.
 
-    Raises `InputError` naming the key for a value that cannot be.
+    `resolution`: side of the square in pixels; None is the model's own. Raises `InputError` naming the key for a value that cannot be.
     """
 
     seed: int = 0
@@ -63,11 +63,13 @@ class GenerationConfig:
     guidance: float = 7.5
     scheduler: str = "ddim"
     batch: int = 16
+    resolution: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("samples", "steps", "batch"):
             whole(key, getattr(self, key), low=1)
         number("guidance", self.guidance, low=0)
+        whole("resolution", self.resolution, low=1, optional=True)
         one_of("scheduler", self.scheduler, SCHEDULERS)
 
 
@@ -106,7 +108,7 @@ def initial_latents(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: GenerationConfig) -> Tensor:
     """x_0 of these pictures in one batch, `[B,C,H,W]` on the model's device."""
-    x_T = initial_latents(model.latent_shape(), [shot.seed for shot in batch]).to(model.device)
+    x_T = initial_latents(model.latent_shape(config.resolution), [shot.seed for shot in batch]).to(model.device)
     condition = model.encoder.encode_prompts([shot.prompt for shot in batch])
     with _evaluating(model.policy):
         guided = Guided(model.policy, model.encoder.encode_prompts([""]), config.guidance)

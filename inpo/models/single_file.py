@@ -50,6 +50,11 @@ def unpack(file: Path, config: str | None) -> Path:
     try:
         _write(new, load_file(file), settings, file)
         _place(new, folder)
+    except OSError as error:
+        raise InputError(
+            f"model.path={str(file)!r} cannot be unpacked into {folder.parent} ({error}): it needs as much room as the file; "
+            "XDG_CACHE_HOME may name another place"
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder

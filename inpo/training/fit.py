@@ -17,7 +17,7 @@ from inpo.training import checkpoint
 from inpo.training.checkpoint import steps_in
 from inpo.training.disk import reporting
 from inpo.training.distributed import is_main, on_main
-from inpo.training.memory import TornStep
+from inpo.training.memory import TornStep, told_as_fault
 from inpo.training.metrics import MetricsFile, Sink, cut_metrics
 from inpo.training.run import RunFolder
 from inpo.training.settings import Settings
@@ -213,7 +213,7 @@ class _Loop:
     def _show(self, step: int) -> None:
         every = self.config.sample_every_steps
         if every and (_due(step, every) or self._ended(step)) and self.callbacks.sample and self.is_main:
-            with self.trainer.as_result():
+            with self.trainer.as_result(), told_as_fault("sampling", self.config):
                 self.callbacks.sample(step)
 
     def _save(self, step: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from inpo.errors import RunFault
 from inpo.training.settings import TrainConfig
 
-Phase = Literal["inversion", "gradient", "optimiser"]
+Phase = Literal["inversion", "gradient", "optimiser", "validation", "sampling"]
 _SIGNS = ("out of memory", "can't allocate memory")
 
 
@@ -27,8 +27,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_as_fault(phase: Phase, config: TrainConfig, *, step: int) -> Iterator[None]:
-    """Inside, memory that does not suffice becomes a `RunFault` of one line, which says what to lower."""
+def told_as_fault(phase: Phase, config: TrainConfig, *, step: int | None = None) -> Iterator[None]:
+    """Inside, memory that does not suffice becomes a `RunFault` of one line, which says what to lower. `step`: whose it is, from 0."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -36,7 +36,8 @@ def told_as_fault(phase: Phase, config: TrainConfig, *, step: int) -> Iterator[N
             raise
         kind = TornStep if phase == "optimiser" else RunFault
         # The traceback holds every activation of the pass that failed; without it they are free when the step is saved.
-        raise kind(f"step {step + 1}: {_message(error, phase, config)}") from error.with_traceback(None)
+        where = "" if step is None else f"step {step + 1}: "
+        raise kind(f"{where}{_message(error, phase, config)}") from error.with_traceback(None)
 
 
 def _message(error: BaseException, phase: Phase, config: TrainConfig) -> str:
@@ -45,6 +46,9 @@ def _message(error: BaseException, phase: Phase, config: TrainConfig) -> str:
         "inversion": f"lower train.inversion_batch_pairs (now {config.inversion_batch_pairs}) and continue with --resume latest",
         "gradient": f"lower train.micro_batch_pairs (now {config.micro_batch_pairs}) or set model.gradient_checkpointing=true, "
         "and continue with --resume latest",
+        "validation": f"lower train.inversion_batch_pairs (now {config.inversion_batch_pairs}) and continue with --resume latest",
+        "sampling": f"lower train.inversion_batch_pairs (now {config.inversion_batch_pairs}), of which as many pictures are made at once, "
+        "or set train.sample_every_steps=null, and continue with --resume latest",
         "optimiser": "optimizer.name=adamw8bit keeps a quarter of AdamW's state",
     }[phase]
     return f"out of memory in the {phase} ({said}): {free}; a new run with a lora or a smaller data.resolution needs less"

@@ -111,7 +111,7 @@ class Trainer:
 
     def _gradient(self, step: int, images: int) -> _Found:
         """Attempts until one is finite. In fp16 an overflow is tried again at half the scale: the same pairs, times and noise."""
-        points = None
+        points, before = None, self.scale.state() if self.scale else None
         for overflows in range(MAX_OVERFLOWS):
             points, local = self._share(step, points, images)
             summary = tally.gather(local if isinstance(local, tally.Local) else None, self.parallel.device)
@@ -124,7 +124,11 @@ class Trainer:
                 return _Found(points, summary, norm, self._scale(), overflows)
             self.scale.overflowed()
             self.optimizer.zero_grad(set_to_none=True)
-        raise checks.too_many_overflows(step + 1, 2 * self._scale())
+        smallest = 2 * self._scale()
+        if self.scale:
+            # The checkpoint that is saved now is of the last step; its continuation must not begin with a scale that no step had.
+            self.scale.load(before)
+        raise checks.too_many_overflows(step + 1, smallest)
 
     def _scale(self) -> float:
         return self.scale.scale if self.scale else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from inpo.methods import Method
 from inpo.randomness import PairNoise, seed_for, stratified_uniform, torch_rng
-from inpo.training.distributed import gather_rows
+from inpo.training.distributed import gather_rows, raise_everywhere
 from inpo.training.gradient import Networks, Parallel, micro_batches
+from inpo.training.memory import told_as_fault
 from inpo.training.settings import TrainConfig
 from inpo.training.step import preference_step
+from inpo.training.stop import StepDropped
 from inpo.training.tally import BUCKETS, COLUMNS, PairRows, bucket_sums, means, measure
 from inpo.types import PairBatch
 
@@ -59,8 +61,14 @@ class Validation:
         seed, schedule = seed_for("validation"), self.networks.policy.schedule
         times = schedule.draw(stratified_uniform(self.count, torch_rng(seed, "t")))
         buckets = schedule.bucket(times, BUCKETS).cpu()
-        sums = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64)
-        start = 0
+        sums = self._everybodys(lambda: self._own_sums(seed, times, buckets))
+        counts = torch.bincount(buckets - 1, minlength=BUCKETS).tolist()
+        by_bucket = {str(k): {"pairs": n, **_row(sums[k - 1], n)} for k, n in enumerate(counts, start=1) if n}
+        return {"n": self.count, **_row(sums.sum(0), self.count), "by_bucket": by_bucket}
+
+    def _own_sums(self, seed: int, times: Tensor, buckets: Tensor) -> Tensor:
+        """What this process's batches add up to, by tenth of the path: `[BUCKETS, COLUMNS]`."""
+        sums, start = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64), 0
         for index, batch in enumerate(self.batches):
             places = range(start, start + len(batch))
             start += len(batch)
@@ -68,10 +76,22 @@ class Validation:
                 own = slice(places.start, places.stop)
                 rows = self._rows(batch.to(self.parallel.device), times[own], PairNoise(seed, 0, tuple(places)))
                 sums += bucket_sums(rows.values, buckets[own])
-        sums = gather_rows(sums.flatten(), self.parallel.device).sum(0).view_as(sums)
-        counts = torch.bincount(buckets - 1, minlength=BUCKETS).tolist()
-        by_bucket = {str(k): {"pairs": n, **_row(sums[k - 1], n)} for k, n in enumerate(counts, start=1) if n}
-        return {"n": self.count, **_row(sums.sum(0), self.count), "by_bucket": by_bucket}
+        return sums
+
+    def _everybodys(self, measured: Callable[[], Tensor]) -> Tensor:
+        """The sum of what all processes measured. What one of them meets instead is raised by all: nobody waits for ever."""
+        sums, failure = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64), None
+        try:
+            with told_as_fault("validation", self.config):
+                sums = measured()
+        except (StepDropped, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever it was, the others must hear of it
+            failure = error
+        told = gather_rows(torch.cat([sums.flatten(), torch.tensor([float(failure is not None)])]), self.parallel.device).sum(0)
+        if told[-1]:
+            raise_everywhere(failure)
+        return told[:-1].view_as(sums)
 
     def _rows(self, batch: PairBatch, times: Tensor, noise: PairNoise) -> PairRows:
         objective, size = self.method.objective, self.config.inversion_batch_pairs

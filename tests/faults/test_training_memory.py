@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inpo.errors import RunFault
+from inpo.training.fit import Callbacks
 from inpo.training.memory import TornStep, is_out_of_memory
 from inpo.training.subject import Subject
 from inpo.types import Condition
@@ -67,6 +68,19 @@ def test_every_device_says_it_in_its_own_way(error: Exception) -> None:
     assert is_out_of_memory(error)
     with pytest.raises(RunFault, match="out of memory in the gradient"):
         trainer(subject=exhausting(error, with_gradient=True)).step_once(0)
+
+
+def test_pictures_that_do_not_fit_are_told_and_the_step_is_saved(tmp_path: Path) -> None:
+    """The third step's pictures: one line with what to lower, after the checkpoint of the third step."""
+
+    def sample(step: int) -> None:
+        if step == 3:
+            raise CUDA
+
+    use = settings(sample_every_steps=3, save_every_steps=None)
+    with pytest.raises(RunFault, match=r"^out of memory in the sampling \(CUDA .*\): lower .* or set train\.sample_every_steps=null, "):
+        train(tmp_path, use, callbacks=Callbacks(sample))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
 
 
 def test_other_errors_stay_what_they_are() -> None:

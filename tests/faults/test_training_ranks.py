@@ -50,6 +50,13 @@ def test_memory_of_one_rank(main_process: dict[str, dict[str, object]]) -> None:
     assert main_process["memory"]["saved"] == ["step-000002"]
 
 
+def test_held_out_pairs_of_one_rank(main_process: dict[str, dict[str, object]]) -> None:
+    """What one process meets while it looks at them is told by all, too; here before the first step."""
+    message = main_process["held out"]["message"]
+    assert message.startswith("process 1: out of memory in the validation (CUDA out of memory. Tried to allocate 2 GiB): lower train.inv")
+    assert main_process["held out"]["saved"] == []
+
+
 def test_a_process_that_dies(main_process: dict[str, dict[str, object]]) -> None:
     """The collective breaks; what is complete is saved all the same."""
     assert main_process["death"]["kind"] == "RunFault"

@@ -113,6 +113,13 @@ def test_pictures_do_not_depend_on_the_batch_size(model: Model) -> None:
     assert len({picture.numpy().tobytes() for picture in together}) == 6
 
 
+def test_pictures_may_have_another_size_than_the_models(model: Model) -> None:
+    """The side in pixels, as a run's sample pictures have that of its data; one that the VAE cannot make is refused."""
+    assert generate_images(model, PROMPTS[:1], replace(CONFIG, resolution=24)).shape == (1, 24, 24, 3)
+    with pytest.raises(InputError, match="resolution 25 is not a positive multiple"):
+        generate_images(model, PROMPTS[:1], replace(CONFIG, resolution=25))
+
+
 def test_generation_leaves_the_trainer_its_mode(tiny_pipeline: Path) -> None:
     """Sample grids while training: dropout is off for them, on again afterwards, and no graph is kept."""
     model = load(ModelConfig(str(tiny_pipeline)))

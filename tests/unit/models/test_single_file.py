@@ -63,6 +63,19 @@ def test_a_file_is_unpacked_once_and_again_when_it_changes(
     assert sorted(each.name[:4] for each in cache.iterdir()) == ["one-", "one-"]
 
 
+def test_a_disk_without_room_is_told(tiny_pipeline: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is needed and where, and nothing half unpacked is left."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    file = write_single_file(tiny_pipeline, tmp_path / "one.safetensors")
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(InputError, match=r"cannot be unpacked into .*No space left.*XDG_CACHE_HOME"):
+        load(ModelConfig(str(file), config=str(settings_alone(tiny_pipeline, tmp_path / "settings"))))
+    assert list(cache.iterdir()) == []
+
+
 def test_without_settings_and_without_a_network_the_key_is_named(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

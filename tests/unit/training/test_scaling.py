@@ -101,6 +101,8 @@ def test_overflows_without_end_are_a_fault() -> None:
         made.step_once(3)
     assert all(torch.equal(a, b) for a, b in zip(before, made.weights.values(), strict=True))
     assert not made.snapshot.optimizer.state
+    # What is saved now is the step before, with the scale that it had.
+    assert made.scale.state() == {"scale": FIRST, "good_steps": 0}
 
 
 class Overflowing(TinyDenoiser):
