@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from inpo.training.run import CONTENTS
 from tests.end_to_end.conftest import Run, small
 from tests.unit.data import making
 
 EVERYTHING = ("train.sample_every_steps=1", "report_to=[tensorboard]")
+
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -16,14 +20,20 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_all_that_a_run_writes_is_known_as_a_runs(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+def test_all_that_a_run_writes_is_known_as_a_runs(
+    run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What --force does not know it would leave for the next run to find. The list is what a run with everything on really leaves.
 
-    What W&B leaves is in the list too, and tested with W&B.
+    What W&B leaves is in the list too, and tested with W&B. No file knows the tokens of the environment, and nothing prints them.
     """
+    for name in TOKENS:
+        monkeypatch.setenv(name, f"canary-{name}")
     done = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file, "inpo", *EVERYTHING), "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert run("report", tmp_path / "run").code == 0
+    assert not [path for path, content in files(tmp_path / "run").items() if b"canary" in content]
+    assert "canary" not in done.out + done.err
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert written <= set(CONTENTS)
     assert written >= set(CONTENTS) - {"evaluation", "rejected-refused.jsonl", "wandb", "wandb.json"}

@@ -176,14 +176,14 @@ def test_pictures_that_do_not_fit_before_the_first_step_stop_the_run_there(tmp_p
 
 
 def test_any_other_failure_of_pictures_saves_the_step(tmp_path: Path) -> None:
-    """Memory, for one: the weights are those of a complete step."""
+    """A mistake in a sampler, for one: the weights are those of a complete step."""
 
-    def exhausted(step: int) -> None:
+    def mistaken(step: int) -> None:
         if step:
-            raise MemoryError("no memory")
+            raise IndexError("no such picture")
 
-    with pytest.raises(MemoryError):
-        train(tmp_path, settings(save_every_steps=None, sample_every_steps=3), callbacks=Callbacks(sample=exhausted))
+    with pytest.raises(IndexError):
+        train(tmp_path, settings(save_every_steps=None, sample_every_steps=3), callbacks=Callbacks(sample=mistaken))
     assert saved(tmp_path) == ["step-000003"]
 
 
