@@ -93,7 +93,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     with EncodedPairs(
         source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
     ) as loader:
-        free_encoder(experiment, model, loader, start=run.resume_from[1].step if run.resume_from else 0)
+        free_encoder(experiment, model, loader, start=run.start)
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is not None:
         raise Interrupted(result.signal, result.step)
@@ -127,14 +127,13 @@ def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
     from inpo.training.metrics import Progress
     from inpo.training.trackers import TensorBoard, WeightsAndBiases
 
-    start = run.resume_from[1].step if run.resume_from else 0
     if not is_main():
         return []
-    sinks: list[Sink] = [Progress(experiment.train.steps, start=start)]
+    sinks: list[Sink] = [Progress(experiment.train.steps, start=run.start)]
     if "wandb" in experiment.report_to:
         sinks.append(WeightsAndBiases(run.path, run.config))
     if "tensorboard" in experiment.report_to:
-        sinks.append(TensorBoard(run.path / "tensorboard", start=start))
+        sinks.append(TensorBoard(run.path / "tensorboard", start=run.start))
     return sinks
 
 

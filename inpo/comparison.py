@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ from inpo.compose import PROMPT_SETS, check_generator, load, prompt_set, scorer
 from inpo.console import bar
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate
-from inpo.training.environment import environment
-from inpo.training.run import ENVIRONMENT
+from inpo.training.environment import ENVIRONMENT, write_environment
 from inpo.types import Scorer
 
 if TYPE_CHECKING:
@@ -77,7 +75,7 @@ def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summa
 
     _check_evaluation_folder(out, force=force)
     judges, wanted = [scorer(name) for name in comparison.scorers], prompt_set(comparison.prompts)
-    _check_prompts(judges, wanted, comparison.prompts)
+    check_prompts(judges, wanted, comparison.prompts)
     theirs, ours = Contestant("baseline", comparison.baseline), Contestant("candidate", comparison.candidate)
     for contestant in (theirs, ours):
         check_generator(contestant.path, comparison.generation, f"--{contestant.name}")
@@ -85,7 +83,7 @@ def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summa
         shutil.rmtree(out / "evaluation", ignore_errors=True)
         (out / SUMMARY).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    (out / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+    write_environment(out)
     for contestant in (theirs, ours):
         generate_for(contestant, wanted, out, comparison.generation)
     entry = judge(ours, theirs, judges, out)
@@ -102,7 +100,8 @@ class PromptChecker(Protocol):
         """Raises `InputError` naming the first prompt that it cannot judge."""
 
 
-def _check_prompts(judges: Sequence[Scorer], prompts: Sequence[str], source: str) -> None:
+def check_prompts(judges: Sequence[Scorer], prompts: Sequence[str], source: str) -> None:
+    """Raises `InputError` naming the first of `prompt_set(source)` that a scorer cannot judge, by file and line."""
     checkers = [judge for judge in judges if isinstance(judge, PromptChecker)]
     for i, prompt in enumerate(prompts):
         try:

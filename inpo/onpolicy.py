@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from inpo.checking import number, one_of, whole
-from inpo.comparison import PromptChecker
+from inpo.comparison import check_prompts
 from inpo.compose import load, prompt_set, scorer
 from inpo.console import bar
 from inpo.data.ranking import PairPolicy, ranked_pairs
@@ -112,8 +112,7 @@ def generate_pairs(job: OnPolicy, out: Path, *, force: bool = False) -> OnPolicy
     """
     check_free(out, force=force)
     judge, wanted = scorer(job.scorer), prompt_set(job.prompts)[: job.limit]
-    if isinstance(judge, PromptChecker):
-        judge.check_prompts(wanted)
+    check_prompts([judge], wanted, job.prompts)
     folder, tally = out.with_suffix(".work") / PICTURES, _Tally()
     records = _pictures(job, wanted, folder, force=force)
     judged = _judged(judge, job.model, records, folder)

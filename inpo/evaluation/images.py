@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -48,12 +47,6 @@ def read_images(folder: Path) -> tuple[GeneratedImage, ...]:
         raise InputError(f"{index}: lists no picture")
     _refuse_repeats(index, images)
     return tuple(sorted(images, key=lambda image: image.key))
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of the file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _image(index: Path, number: int, line: str) -> GeneratedImage:

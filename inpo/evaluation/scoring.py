@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from inpo.errors import InputError
-from inpo.evaluation.images import GeneratedImage, file_sha256
+from inpo.evaluation.images import GeneratedImage
 from inpo.evaluation.scores import PART, CacheKey, ScoreRow
 from inpo.evaluation.summary import Failures
+from inpo.files import file_sha256
 from inpo.types import Scorer
 
 _BATCH = 64

@@ -6,7 +6,6 @@ checkpoint. Nothing here knows what is inside the files, and nothing here reads 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError
 
 from inpo.errors import InputError, RunFault
+from inpo.files import file_sha256
 from inpo.training import disk
 
 SCHEMA = 1
@@ -41,12 +41,6 @@ class Manifest:
 def folder_name(step: int) -> str:
     """step-000400."""
     return f"step-{step:06d}"
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(checkpoints: Path, step: int, *, write: Callable[[Path], None], config_sha256: str, data_sha256: str) -> Path:
@@ -78,7 +72,7 @@ def _seal(folder: Path, step: int, config_sha256: str, data_sha256: str) -> None
     files: dict[str, dict[str, int | str]] = {}
     for path in _files(folder):
         _sync(path)
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     text = json.dumps(asdict(Manifest(SCHEMA, step, files, config_sha256, data_sha256)), indent=1)
     (folder / MANIFEST).write_text(text + "\n")
     _sync(folder / MANIFEST)
@@ -167,7 +161,7 @@ def verify(folder: Path) -> Manifest:
             raise InputError(f"{path}: missing; its manifest lists {expected.get('bytes')} bytes. The checkpoint is not complete")
         if path.stat().st_size != expected.get("bytes"):
             raise InputError(f"{path}: {path.stat().st_size} bytes, but its manifest says {expected.get('bytes')}: truncated or changed")
-        if sha256(path) != expected.get("sha256"):
+        if file_sha256(path) != expected.get("sha256"):
             raise InputError(f"{path}: its sha256 is not the manifest's: the file was damaged or changed")
     return manifest
 

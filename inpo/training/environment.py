@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import re
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 PACKAGES = ("inpo", "torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "numpy", "pillow")
+ENVIRONMENT = "environment.json"
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"token|secret|passw|credential|api[-_]?key|access[-_]?key|private[-_]?key|auth", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
@@ -72,3 +74,8 @@ def _git_commit(root: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def write_environment(folder: Path) -> None:
+    """Writes `environment()` into the folder."""
+    (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")

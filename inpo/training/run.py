@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Mapping
@@ -16,12 +15,12 @@ from inpo.errors import InputError
 from inpo.training import checkpoint, snapshot
 from inpo.training.checkpoint import Manifest
 from inpo.training.distributed import on_main
-from inpo.training.environment import environment
+from inpo.training.environment import ENVIRONMENT, write_environment
 from inpo.training.lock import Lock
 from inpo.training.replacement import REFUSED, REJECTED, Replacement
 
 LATEST = "latest"
-ENVIRONMENT, LOCK = "environment.json", "lock.json"
+LOCK = "lock.json"
 CONTENTS = (
     "config.yaml", "metrics.jsonl", REJECTED, REFUSED, "pairs-index.parquet", "checkpoints", "model", "samples", "tensorboard",
     "wandb", "wandb.json", "evaluation", "summary.json", "report.html", ENVIRONMENT,
@@ -59,6 +58,11 @@ class RunFolder:
     def config_sha256(self) -> str:
         """Of the settings that a continuation must share."""
         return snapshot.config_sha256(self.config)
+
+    @property
+    def start(self) -> int:
+        """How many steps are complete where the run begins or continues."""
+        return self.resume_from[1].step if self.resume_from else 0
 
     def check_same_data(self) -> None:
         """Raises `InputError` if the checkpoint to continue was made from other pairs."""
@@ -173,7 +177,7 @@ class _Opening:
             raise InputError(f"{self.path} cannot be written: {error}") from error
 
     def _describe(self, config_text: str) -> None:
-        (self.path / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+        write_environment(self.path)
         (self.path / "config.yaml").write_text(config_text, encoding="utf-8")
 
     def _resume_point(self, resume: str) -> tuple[Path, Manifest]:

@@ -84,7 +84,7 @@ class Validation:
         try:
             with told_as_fault("validation", self.config):
                 sums = measured()
-        except (StepDropped, KeyboardInterrupt):
+        except StepDropped:
             raise
         except Exception as error:  # whatever it was, the others must hear of it
             failure = error

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from inpo.errors import InputError
-from inpo.evaluation.images import file_sha256
 from inpo.evaluation.rewards.preprocessing import ClipTransform, read_transform
+from inpo.files import file_sha256
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inpo.errors import InputError, RunFault
+from inpo.files import file_sha256
 from inpo.training import checkpoint
 
 IDENTITY = {"config_sha256": "c", "data_sha256": "d"}
@@ -38,7 +39,7 @@ def test_the_manifest_lists_every_file_with_size_and_hash(tmp_path: Path) -> Non
     assert folder.name == "step-000400"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert list(manifest) == ["schema", "step", "files", "config_sha256", "data_sha256"]
-    assert manifest["files"]["policy/weights.bin"] == {"bytes": 100, "sha256": checkpoint.sha256(folder / "policy" / "weights.bin")}
+    assert manifest["files"]["policy/weights.bin"] == {"bytes": 100, "sha256": file_sha256(folder / "policy" / "weights.bin")}
     assert set(manifest["files"]) == {"policy/weights.bin", "state.json"}
     assert checkpoint.verify(folder).step == 400
 
