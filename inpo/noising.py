@@ -32,7 +32,7 @@ class Noising(Protocol):
         """Network evaluations per image, averaged over the law of t."""
 
     def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
-        """`t`: `[B]`, one time per pair, shared by winner and loser. `lose=False` leaves the losers out.
+        """`t`: `[B]`, one time per pair, shared by winner and loser. `lose=False` leaves the losers out; single pictures have none.
 
         `batch_pairs` bounds how many pairs go through the network together; results do not depend on it.
         """
@@ -55,8 +55,10 @@ class Forward:
         del batch_pairs
         level = denoiser.schedule.at(t)
         win = self._point(denoiser, pairs.win, level, noise.normal("forward/win", pairs.win))
-        other = noise.normal("forward/win" if self.shared_noise else "forward/lose", pairs.lose) if lose else None
-        loser = None if other is None else self._point(denoiser, pairs.lose, level, other)
+        loser = None
+        if lose and pairs.lose is not None:
+            eps = noise.normal("forward/win" if self.shared_noise else "forward/lose", pairs.lose)
+            loser = self._point(denoiser, pairs.lose, level, eps)
         return NoisedPairs(win, loser, pairs.condition, pairs.preference)
 
     @staticmethod
@@ -105,9 +107,8 @@ class Inversion:
         groups = [order[i : i + batch_pairs] for i in range(0, len(order), batch_pairs)]
         done = [self._invert_pairs(denoiser, pairs[rows], t[rows], noise[rows], lose=lose) for rows in groups]
         back = torch.tensor(order).argsort()
-        win = _gather([win for win, _ in done], back)
-        loser = _gather([loser for _, loser in done if loser is not None], back) if lose else None
-        return NoisedPairs(win, loser, pairs.condition, pairs.preference)
+        win, losers = _gather([win for win, _ in done], back), [loser for _, loser in done if loser is not None]
+        return NoisedPairs(win, _gather(losers, back) if losers else None, pairs.condition, pairs.preference)
 
     def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
         """k(t), `[B]`: steps from the clean node to t."""
@@ -123,15 +124,15 @@ class Inversion:
     def _invert_pairs(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool
     ) -> tuple[Noised, Noised | None]:
-        sides = 2 if lose else 1
         # A pair's winner and loser stand together: they share time, grid and condition, and land together.
-        x_0 = torch.stack([pairs.win, pairs.lose], dim=1).flatten(0, 1) if lose else pairs.win
+        both = [pairs.win, pairs.lose] if lose and pairs.lose is not None else [pairs.win]
+        x_0, sides = torch.stack(both, dim=1).flatten(0, 1), len(both)
         rows = [row for row in range(len(pairs)) for _ in range(sides)]
         nodes = self._nodes(denoiser.schedule, t[rows])
         churn = self._churn(denoiser.schedule, noise, sides)
         x_t = ddim.invert(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn)
-        both = self._point(denoiser, x_0, x_t, denoiser.schedule.at(t[rows]))
-        return (both[0::2], both[1::2]) if lose else (both, None)
+        points = self._point(denoiser, x_0, x_t, denoiser.schedule.at(t[rows]))
+        return (points[0::2], points[1::2]) if sides == 2 else (points, None)
 
     def _nodes(self, schedule: Schedule, t: Tensor) -> list[Level]:
         if self.compat:

@@ -64,14 +64,15 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B clean pairs that share one condition each.
+    """B clean pairs that share one condition each, or B single pictures with a label of their own.
 
-    `win`, `lose`: latents `[B,C,H,W]`. `preference`: P(w ≻ l), `[B]`; 1 for a plain label, ½ for a tie that is kept.
+    `win`, `lose`: latents `[B,C,H,W]`. `preference`: P(w ≻ l), `[B]`; 1 for a plain label, ½ for a tie that is kept, anything between
+    where a reward says how sure it is. Single pictures are `win`; `lose` is None, and `preference` is P(the picture is a desired one).
     `ids`: pair ids (sha256 of image bytes and caption), for error messages.
     """
 
     win: Tensor
-    lose: Tensor
+    lose: Tensor | None
     condition: Condition
     preference: Tensor
     ids: tuple[str, ...]
@@ -82,11 +83,13 @@ class PairBatch:
     def __getitem__(self, rows: Sequence[int]) -> PairBatch:
         ids = tuple(self.ids[i] for i in rows)
         index = torch.as_tensor(rows, device=self.win.device)
-        return PairBatch(self.win[index], self.lose[index], self.condition[index], self.preference[index.to(self.preference.device)], ids)
+        lose = None if self.lose is None else self.lose[index]
+        return PairBatch(self.win[index], lose, self.condition[index], self.preference[index.to(self.preference.device)], ids)
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same pairs on another device."""
-        return PairBatch(self.win.to(device), self.lose.to(device), self.condition.to(device), self.preference.to(device), self.ids)
+        lose = None if self.lose is None else self.lose.to(device)
+        return PairBatch(self.win.to(device), lose, self.condition.to(device), self.preference.to(device), self.ids)
 
 
 @dataclass(frozen=True)
@@ -167,16 +170,17 @@ def _mean_square(target: Tensor, prediction: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """One preference pair as its source stores it. `win`, `lose`: encoded image bytes (JPEG, PNG, WebP).
+    """One preference pair as its source stores it, or one picture with a label. `win`, `lose`: encoded image bytes (JPEG, PNG, WebP).
 
-    `id`: sha256 over both images' bytes and the caption, so it survives re-sharding. `preference`: P(w ≻ l), 1 or ½.
+    `id`: sha256 over both images' bytes and the caption, so it survives re-sharding. `preference`: P(w ≻ l), in [0, 1]. A single
+    picture is `win`; `lose` is None, and `preference` is 1 for a desired picture and 0 for another.
     `row`: where it stands, for messages ("pairs.parquet, row 12").
     """
 
     id: str
     caption: str
     win: bytes
-    lose: bytes
+    lose: bytes | None
     preference: float
     row: str
 

@@ -209,6 +209,7 @@ class EncodedPairs:
     def _show_pair(self, pair: PairRecord, view: View) -> _Shown:
         images = []
         for side, data in (("winning", pair.win), ("losing", pair.lose)):
+            assert data is not None
             try:
                 images.append(decode(data))
             except BrokenImage as error:

@@ -67,7 +67,7 @@ def _mean_square(tau: Tensor) -> Tensor:
 
 def _not_finite(pairs: PairBatch, noised: NoisedPairs, result: StepResult) -> Tensor:
     sides: list[tuple[Tensor, Noised, Tensor, Tensor | None]] = [(pairs.win, noised.win, result.win.prediction, result.win.reference)]
-    if noised.lose is not None and result.lose is not None:
+    if pairs.lose is not None and noised.lose is not None and result.lose is not None:
         sides.append((pairs.lose, noised.lose, result.lose.prediction, result.lose.reference))
     columns = [
         torch.stack([_bad(clean), _bad(point.x_t), _bad(point.target), _bad(prediction), _bad(prediction if ref is None else ref)], dim=1)
