@@ -1,4 +1,4 @@
-"""A new method: IPO's loss (arXiv:2310.12036) on inverted latents, registered, and asked for one step of a toy network.
+"""A new method: SLiC's hinge loss (arXiv:2305.10425) on inverted latents, registered, and asked for one step of a toy network.
 
     python examples/add_a_method.py
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from inpo.methods import METHODS, Method, method
 from inpo.noising import Inversion
-from inpo.objectives import Dpo, Needs
+from inpo.objectives import Needs, OnMargin
 from inpo.randomness import PairNoise, stratified_uniform
 from inpo.schedule import Prediction, Schedule, vp_from_config
 from inpo.training.step import preference_step
@@ -22,18 +22,18 @@ from inpo.types import Condition, Denoising, PairBatch
 
 
 @dataclass(frozen=True)
-class Ipo(Dpo):
-    """(u − ½)²: pulls every margin (M8) to ½ instead of pushing it for ever. `beta` and the margin are DPO's."""
+class Hinge(OnMargin):
+    """max(0, 1 − u): leaves a pair alone once its margin (M8) is 1. `beta` and the margin are those of every loss on u."""
 
     needs: ClassVar[Needs] = Needs(ties=False)
-    at_zero_margin: ClassVar[float | None] = 0.25
+    at_zero_margin: ClassVar[float | None] = 1.0
 
     def __call__(self, win: Denoising, lose: Denoising | None, preference: Tensor) -> Tensor:
         """`[B]`, unreduced."""
-        return (self.margin(win, lose) - 0.5).square()
+        return (1 - self.margin(win, lose)).clamp(min=0)
 
 
-METHODS["inpo-ipo"] = Method("inpo-ipo", "IPO on inverted latents", "arXiv:2310.12036", Inversion(), Ipo(beta=2000.0))
+METHODS["inpo-hinge"] = Method("inpo-hinge", "A hinge on inverted latents", "arXiv:2305.10425", Inversion(), Hinge(beta=2000.0))
 
 
 class ToyDenoiser(nn.Module):
@@ -68,6 +68,6 @@ def one_step(name: str, count: int = 8) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    losses, gradient = one_step("inpo-ipo")
-    print(f"inpo-ipo before its first step: losses {[round(loss, 4) for loss in losses.tolist()]}, all should be 0.25")
+    losses, gradient = one_step("inpo-hinge")
+    print(f"inpo-hinge before its first step: losses {[round(loss, 4) for loss in losses.tolist()]}, all should be 1")
     print(f"norm of the gradient: {float(gradient.norm()):.3g}")

@@ -24,6 +24,7 @@ from inpo.data.config import DataConfig
 from inpo.errors import InputError
 from inpo.methods import METHODS, Method, method
 from inpo.models.config import Lora, ModelConfig
+from inpo.objectives import Safeguard
 from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
 from inpo.training.watch import check_watched
 from inpo.trees import read_tree as read_tree
@@ -34,6 +35,9 @@ Reporter = Literal["tensorboard", "wandb"]
 REPORTERS: tuple[Reporter, ...] = typing.get_args(Reporter)
 Tree = Mapping[str, object]
 T = TypeVar("T")
+
+METHOD_PARTS = ("noising", "objective", "safeguard")
+"""What a method is made of, each with settings of its own under `method.`; a method may have no safeguard."""
 
 ELSEWHERE: Mapping[str, str] = {
     "learning_rate": "optimizer.lr",
@@ -90,11 +94,9 @@ class Experiment:
         """Plain values under the names that users type; `from_tree` reads it back to an equal experiment."""
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("method", "report_to")}
         tree: dict[str, object] = {name: None if part is None else _plain(dataclasses.asdict(part)) for name, part in parts.items()}
-        tree["method"] = {
-            "name": self.method.name,
-            "noising": _plain(dataclasses.asdict(typing.cast("typing.Any", self.method.noising))),
-            "objective": _plain(dataclasses.asdict(typing.cast("typing.Any", self.method.objective))),
-        }
+        method_parts = {part: typing.cast("typing.Any", getattr(self.method, part)) for part in METHOD_PARTS}
+        plain = {part: None if value is None else _plain(dataclasses.asdict(value)) for part, value in method_parts.items()}
+        tree["method"] = {"name": self.method.name, **plain}
         return {**tree, "report_to": list(self.report_to)}
 
     def to_yaml(self) -> str:
@@ -124,7 +126,7 @@ class Experiment:
 def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
     """A recipe by name or a YAML file, with `key=value` overrides in their order. Raises `InputError`.
 
-    A `method.name` other than the file's leaves out the file's `method.noising` and `method.objective`, and says so.
+    A `method.name` other than the file's leaves out the file's numbers of its method's parts (`METHOD_PARTS`), and says so.
     """
     changes: dict[str, object] = {}
     for override in overrides:
@@ -135,7 +137,7 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
 def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> dict[str, object]:
     """β, η and their like were chosen for one method: another one that is asked for brings its own."""
     name, section = _section(changes, "method").get("name"), _section(tree, "method")
-    left = [f"method.{part}" for part in ("noising", "objective") if section.get(part)]
+    left = [f"method.{part}" for part in METHOD_PARTS if section.get(part)]
     if name is None or name == section.get("name") or not left:
         return tree
     say(f"method.name={name}: with that method's published numbers; left out, as {section.get('name')}'s: {' and '.join(left)}")
@@ -163,23 +165,36 @@ def _merged(base: Tree, change: Tree) -> dict[str, object]:
     return out
 
 
-def _section(tree: Tree, name: str) -> Tree:
+def _section(tree: Tree, name: str, prefix: str = "") -> Tree:
     section = tree.get(name)
     if section is None:
         return {}
     if not isinstance(section, dict):
-        raise InputError(f"{name}={section!r} must hold settings, as in {name}.…=value")
+        raise InputError(f"{prefix}{name}={section!r} must hold settings, as in {prefix}{name}.…=value")
     return section
 
 
 def _build_method(section: Tree) -> Method:
-    _refuse_unknown(section, ("name", "noising", "objective"), "method")
+    _refuse_unknown(section, ("name", *METHOD_PARTS), "method")
     if not isinstance(section.get("name"), str):
         raise InputError(f"method.name={section.get('name')!r} must name a method")
     chosen = method(str(section["name"]))
-    noising = _rebuild(chosen.noising, _section(section, "noising"), "method.noising")
-    objective = _rebuild(chosen.objective, _section(section, "objective"), "method.objective")
-    return dataclasses.replace(chosen, noising=noising, objective=objective)
+    noising = _rebuild(chosen.noising, _section(section, "noising", "method."), "method.noising")
+    objective = _rebuild(chosen.objective, _section(section, "objective", "method."), "method.objective")
+    safeguard = _rebuild_safeguard(chosen.safeguard, section)
+    try:
+        return dataclasses.replace(chosen, noising=noising, objective=objective, safeguard=safeguard)
+    except ValueError as error:
+        raise InputError(f"method.{error}") from error
+
+
+def _rebuild_safeguard(default: Safeguard | None, section: Tree) -> Safeguard | None:
+    """The method's own, another, or with `null` none."""
+    if "safeguard" not in section:
+        return default
+    if section["safeguard"] is None:
+        return None
+    return _rebuild(default or Safeguard(), _section(section, "safeguard", "method."), "method.safeguard")
 
 
 def _rebuild(default: T, changes: Tree, prefix: str) -> T:
@@ -252,7 +267,7 @@ def _meant(key: str, names: Sequence[str], prefix: str) -> str:
 def _all_keys() -> list[str]:
     """Every setting under its dotted name, those of all methods' parts included."""
     parts = [(name, kind) for name, hint in typing.get_type_hints(Experiment).items() for kind in _members(hint)]
-    parts += [(f"method.{part}", type(getattr(each, part))) for each in METHODS.values() for part in ("noising", "objective")]
+    parts += [(f"method.{part}", type(getattr(each, part))) for each in METHODS.values() for part in METHOD_PARTS]
     known = [(name, kind) for name, kind in parts if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not Method]
     return [*(f"{name}.{f.name}" for name, kind in known for f in dataclasses.fields(kind)), "method.name"]
 

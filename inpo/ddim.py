@@ -108,7 +108,6 @@ def sample(denoiser: Denoiser, x_t: Tensor, nodes: Sequence[Level], condition: C
     return x_t
 
 
-@torch.no_grad()
 def invert(
     denoiser: Denoiser,
     x_0: Tensor,
@@ -124,18 +123,54 @@ def invert(
     With the default first-order solver an example of k steps costs k network evaluations: the first at the clean node, the last
     one Δ before t. `churn` makes steps stochastic (order 1 only). Raises `ValueError` for a solver that cannot run here.
     """
+    return last_step(denoiser, x_0, nodes, condition, solver=solver, churn=churn)[1]
+
+
+@torch.no_grad()
+def last_step(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    nodes: Sequence[Level],
+    condition: Condition,
+    *,
+    solver: Solver | None = None,
+    churn: ChurnRule | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The walk of `invert`, with where each example stood before its last step: (x_r, x_t), both `[B,C,H,W]`."""
     solver = solver or Solver()
     solver.require(nodes, stochastic=churn is not None)
     history = _History(denoiser, condition, solver)
-    x, arrived = x_0, []
+    before, x, arrived = x_0, x_0, []
     for j, (r, s) in enumerate(pairwise(nodes)):
-        arrived.append(x[len(s) :])
+        arrived.append((before[len(s) :], x[len(s) :]))
         x, r = x[: len(s)], r[: len(s)]
+        before = x
         prediction = history.prediction(x, r, s)
         added = None if churn is None else churn(j, x, r, s)
         kind = history.kind
         x = transfer(kind, x, prediction, r, s) if added is None else churned_transfer(kind, x, prediction, (r, s), added)
-    return torch.cat([x, *reversed(arrived)])
+    from_r, to_t = zip((before, x), *reversed(arrived), strict=True)
+    return torch.cat(from_r), torch.cat(to_t)
+
+
+def last_sources(nodes: Sequence[Level]) -> Level:
+    """The level that each example of such a walk takes its last step from: one row per example."""
+    steps = list(pairwise(nodes))
+    ends = [*(len(s) for _, s in steps[1:]), 0]
+    parts = [r[slice(end, len(s))] for (r, s), end in zip(steps, ends, strict=True)]
+    return Level(*(torch.cat([getattr(part, name) for part in reversed(parts)]) for name in ("alpha", "sigma", "t")))
+
+
+def step_noise(x_r: Tensor, x_s: Tensor, r: Level, s: Level) -> tuple[Tensor, Tensor]:
+    """(x̂_0, ε̂) of a deterministic step from its two ends alone (M11): the only ones with which (M2) leads from x_r to x_s.
+
+    Raises `ValueError` for two levels of one signal-to-noise ratio, between which there is no step.
+    """
+    (alpha_r, sigma_r), (alpha_s, sigma_s) = r.coefficients(x_r), s.coefficients(x_s)
+    determinant = alpha_r * sigma_s - alpha_s * sigma_r
+    if bool((determinant == 0).any()):
+        raise ValueError("a step between two levels of one signal-to-noise ratio has no noise of its own")
+    return (sigma_s * x_r - sigma_r * x_s) / determinant, (alpha_r * x_s - alpha_s * x_r) / determinant
 
 
 @dataclass(frozen=True)

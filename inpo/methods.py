@@ -8,27 +8,52 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inpo.errors import InputError, nearest
-from inpo.noising import Forward, Inversion, Noising
-from inpo.objectives import Dpo, Objective, Sft
+from inpo.noising import Forward, Inversion, InversionStep, Noising
+from inpo.objectives import Dmpo, Dpo, Dspo, Ipo, Kto, Mapo, Objective, Safeguard, Sft, Smpo
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method is noising × objective. `name` is what configurations and reports say; `paper` is where it comes from."""
+    """A method is noising × objective, with or without a `safeguard` of the winner.
+
+    `name` is what configurations and reports say; `paper` is where it comes from. Raises `ValueError` for a safeguard of an objective
+    that sees no losers.
+    """
 
     name: str
     title: str
     paper: str
     noising: Noising
     objective: Objective
+    safeguard: Safeguard | None = None
+
+    def __post_init__(self) -> None:
+        if self.safeguard is not None and not self.objective.needs.lose:
+            raise ValueError(f"safeguard.mu={self.safeguard.mu} guards winners against losers, and {self.name} sees none: leave it out")
 
 
-# β as the SD1.5 launchers of the two releases have it; `inpo recipes NAME` prints the source of every number.
+_DPO, _SHARED = "arXiv:2311.12908", Forward(shared_noise=True)
+
+# Numbers as the SD1.5 launchers of the releases have them (MaPO and Inversion-DPO: SDXL's); `inpo recipes NAME` prints every source.
 INPO = Method("inpo", "DDIM-InPO", "arXiv:2503.18454", Inversion(inversion_steps=10), Dpo(beta=2000.0))
-DIFFUSION_DPO = Method("diffusion-dpo", "Diffusion-DPO", "arXiv:2311.12908", Forward(shared_noise=True), Dpo(beta=5000.0))
-SFT = Method("sft", "Supervised fine-tuning on winners", "arXiv:2311.12908, baseline", Forward(), Sft())
-
-METHODS: dict[str, Method] = {method.name: method for method in (INPO, DIFFUSION_DPO, SFT)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        INPO,
+        Method("diffusion-dpo", "Diffusion-DPO", _DPO, _SHARED, Dpo(beta=5000.0)),
+        Method("sft", "Supervised fine-tuning on winners", f"{_DPO}, baseline", Forward(), Sft()),
+        Method("diffusion-kto", "Diffusion-KTO", "arXiv:2404.04465", Forward(shared_noise=False), Kto(beta=1000.0)),
+        Method("mapo", "MaPO", "arXiv:2406.06424", _SHARED, Mapo()),
+        Method("smpo", "SmPO", "arXiv:2506.02698", Inversion(inversion_steps=5, corrector_steps=1), Smpo(beta=2000.0)),
+        Method("dspo", "DSPO", "ICLR 2025", _SHARED, Dspo(beta=0.001)),
+        Method("dmpo", "DMPO", "arXiv:2507.07510", _SHARED, Dmpo(beta=2000.0)),
+        Method("diffusion-ipo", "IPO on forward noise", "arXiv:2310.12036", _SHARED, Ipo(beta=5000.0)),
+        Method("diffusion-cdpo", "Diffusion-DPO with smoothed labels", _DPO, _SHARED, Dpo(beta=5000.0, label_smoothing=0.1)),
+        Method("diffusion-sdpo", "Diffusion-SDPO", "arXiv:2511.03317", _SHARED, Dpo(beta=5000.0), Safeguard(mu=0.9)),
+        Method("inpo-sdpo", "DDIM-InPO with SDPO's safeguard", "arXiv:2503.18454, 2511.03317", INPO.noising, INPO.objective, Safeguard()),
+        Method("inversion-dpo", "Inversion-DPO (experimental)", "arXiv:2507.11554", InversionStep(inversion_steps=80), Dpo(beta=2000.0)),
+    )
+}
 
 
 def method(name: str) -> Method:

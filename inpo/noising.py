@@ -130,8 +130,8 @@ class Inversion:
         rows = [row for row in range(len(pairs)) for _ in range(sides)]
         nodes = self._nodes(denoiser.schedule, t[rows])
         churn = self._churn(denoiser.schedule, noise, sides)
-        x_t = ddim.invert(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn)
-        points = self._point(denoiser, x_0, x_t, denoiser.schedule.at(t[rows]))
+        x_r, x_t = ddim.last_step(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn)
+        points = self._points(denoiser, x_0, _Walked(x_r, x_t, nodes), denoiser.schedule.at(t[rows]))
         return (points[0::2], points[1::2]) if sides == 2 else (points, None)
 
     def _nodes(self, schedule: Schedule, t: Tensor) -> list[Level]:
@@ -154,10 +154,40 @@ class Inversion:
 
         return rule
 
-    @staticmethod
-    def _point(denoiser: Denoiser, x_0: Tensor, x_t: Tensor, level: Level) -> Noised:
-        tau = ddim.implied_noise(x_0, x_t, level)
-        return Noised(x_t, level.t, ddim.target(denoiser.prediction, x_0, tau, level), tau)
+    def _points(self, denoiser: Denoiser, x_0: Tensor, walked: _Walked, level: Level) -> Noised:
+        tau = ddim.implied_noise(x_0, walked.x_t, level)
+        return Noised(walked.x_t, level.t, ddim.target(denoiser.prediction, x_0, tau, level), tau)
+
+
+@dataclass(frozen=True)
+class InversionStep(Inversion):
+    """A step of the inverted trajectory, with that step's own noise as the target (M11): Inversion-DPO (arXiv:2507.11554). Experimental.
+
+    Where `Inversion` asks the networks at x_t for τ, the mean slope of the whole path, this asks for the slope of the last step, r → t.
+    The paper scores every step of a trajectory; here t picks one, without bias over the steps, so the loss is of a step and not of
+    their sum. The trajectory is the reference's.
+    """
+
+    inverter: Inverter = "reference"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta or self.compat:
+            raise ValueError("eta and compat add noise to a step, which then has no noise of its own to be a target: leave them out")
+
+    def _points(self, denoiser: Denoiser, x_0: Tensor, walked: _Walked, level: Level) -> Noised:
+        clean, eps = ddim.step_noise(walked.x_r, walked.x_t, ddim.last_sources(walked.nodes), level)
+        tau = ddim.implied_noise(x_0, walked.x_t, level)
+        return Noised(walked.x_t, level.t, ddim.target(denoiser.prediction, clean, eps, level), tau)
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """Where a walk over `nodes` stood before each example's last step, and where it ended."""
+
+    x_r: Tensor
+    x_t: Tensor
+    nodes: list[Level]
 
 
 def _gather(parts: list[Noised], order: Tensor) -> Noised:

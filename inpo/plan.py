@@ -17,7 +17,7 @@ from inpo.errors import InputError
 from inpo.methods import Method
 from inpo.models.sizes import ModelSizes, model_sizes
 from inpo.noising import Noising
-from inpo.objectives import Objective
+from inpo.objectives import Objective, Safeguard
 from inpo.schedule import Schedule
 from inpo.training.optim import WORD, state_bytes
 from inpo.training.watch import check_watched
@@ -48,6 +48,8 @@ def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator
     yield "method", f"{experiment.method.title} ({experiment.method.paper})"
     yield "noising", _with_numbers(experiment.method.noising)
     yield "objective", _with_numbers(experiment.method.objective)
+    if experiment.method.safeguard is not None:
+        yield "safeguard", _with_numbers(experiment.method.safeguard)
     yield "model", f"{experiment.model.path}: UNet {_millions(sizes.unet)}, VAE and text encoder {_millions(sizes.frozen)}"
     yield "trained", _trained(experiment, sizes)
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
@@ -124,7 +126,7 @@ def forwards_per_pair(method: Method, schedule: Schedule) -> Forwards:
     return Forwards(images, reference, images * method.noising.mean_evaluations(schedule))
 
 
-def _with_numbers(part: Noising | Objective) -> str:
+def _with_numbers(part: Noising | Objective | Safeguard) -> str:
     """A noising or an objective by its name and all its numbers."""
     numbers = dataclasses.asdict(typing.cast("typing.Any", part))
     return f"{type(part).__name__}: {', '.join(f'{name} {value}' for name, value in numbers.items()) or 'no numbers'}"

@@ -152,20 +152,39 @@ class Denoising:
     @property
     def error(self) -> Tensor:
         """L of the policy (M7), `[B]`: the mean over C, H, W that published β presuppose."""
-        return _mean_square(self.target, self.prediction)
+        return self.residual.square().mean(dim=(1, 2, 3))
 
     @property
     def ref_error(self) -> Tensor:
         """L of the reference (M7), `[B]`. Raises `ValueError` where no reference was evaluated."""
+        return _difference(self._evaluated, self.target).square().mean(dim=(1, 2, 3))
+
+    @property
+    def gain(self) -> Tensor:
+        """g = R − L (M9), `[B]`: how much smaller the policy's error is than the reference's."""
+        return self.ref_error - self.error
+
+    @property
+    def residual(self) -> Tensor:
+        """The policy's prediction less its target, `[B,C,H,W]`."""
+        return _difference(self.prediction, self.target)
+
+    @property
+    def departure(self) -> Tensor:
+        """The policy's prediction less the reference's, `[B,C,H,W]`. Raises `ValueError` where no reference was evaluated."""
+        return _difference(self.prediction, self._evaluated)
+
+    @property
+    def _evaluated(self) -> Tensor:
         if self.reference is None:
             raise ValueError("this objective reads the reference's error, but no reference was evaluated")
-        return _mean_square(self.target, self.reference)
+        return self.reference
 
 
-def _mean_square(target: Tensor, prediction: Tensor) -> Tensor:
+def _difference(a: Tensor, b: Tensor) -> Tensor:
     # At least fp32: the logit is β/2 times a difference of nearly equal errors, and β is in the thousands.
-    wide = torch.promote_types(target.dtype, torch.float32)
-    return (target.to(wide) - prediction.to(wide)).square().mean(dim=(1, 2, 3))
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return a.to(wide) - b.to(wide)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class _Loop:
         try:
             # There is nothing to lose yet, so an interruption need not wait for either.
             with self.trainer.droppable():
-                held_out = self.trainer.validation()
+                held_out = self.trainer.held_out()
                 if held_out is not None:
                     self._tell({"step": 0, "validation": held_out})
                 with reporting(self.folder.path / "samples"):
@@ -192,7 +192,7 @@ class _Loop:
         line = outcome.line
         if self._looks(step):
             with self.trainer.as_result():
-                held_out = self.trainer.validation()
+                held_out = self.trainer.held_out()
             if held_out is not None:
                 line = line | {"validation": held_out}
                 self.watch.update(step, held_out)

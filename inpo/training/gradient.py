@@ -104,16 +104,16 @@ class GradientSource:
             )  # fmt: skip
         return Points(step, pairs, noised, times[places], buckets[places], torch.bincount(buckets - 1, minlength=BUCKETS))
 
-    def __call__(self, points: Points, scale: float = 1.0) -> PairRows:
+    def __call__(self, points: Points, scale: float = 1.0, *, z: float = 0.0) -> PairRows:
         """Adds this process's share of the step's gradient, times `scale`, to `.grad`; returns what was measured on the way.
 
-        Raises `RunFault` where memory does not suffice.
+        `z`: the step's baseline (M9), the same for all its micro-batches. Raises `RunFault` where memory does not suffice.
         """
         pairs, noised = points.pairs, points.noised
         rows = []
         with told_as_fault("gradient", self.config, step=points.step):
             for cut in micro_batches(len(pairs), self.config.micro_batch_pairs):
-                result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method)
+                result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method, z=z)
                 torch.autograd.backward(result.losses.sum() * (scale / self.config.pairs_per_step))
                 rows.append(measure(pairs[range(cut.start, cut.stop)], noised[cut], result, self.method.objective))
             return PairRows.cat(rows)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inpo.errors import InputError
+from inpo.training.baseline import GainBaseline
 from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors, state_bytes
 from inpo.training.scaling import LossScale
 from inpo.training.settings import OptimizerName
@@ -77,7 +78,7 @@ _OTHER_LENGTH = (
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What moves during a run and must survive it. `average` is None where the run keeps none, `scale` where it needs none."""
+    """What moves during a run and must survive it. `average`, `scale`, `baseline` are None where the run has none."""
 
     subject: Subject
     optimizer: torch.optim.Optimizer
@@ -85,6 +86,7 @@ class Snapshot:
     average: WeightAverage | None
     scale: LossScale | None = None
     optimizer_name: OptimizerName = "adamw"
+    baseline: GainBaseline | None = None
 
     @cached_property
     def reference_sha256(self) -> str | None:
@@ -107,7 +109,8 @@ class Snapshot:
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
         state = {
             "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "watch": watch,
-            "loss_scale": self.scale.state() if self.scale else None, "config": config,
+            "loss_scale": self.scale.state() if self.scale else None,
+            "gain_baseline": self.baseline.state() if self.baseline else None, "config": config,
         }  # fmt: skip
         (folder / STATE).write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
 
@@ -118,6 +121,8 @@ class Snapshot:
         load_optimizer_tensors(self.optimizer, self.weights, _below(_tensors(folder / OPTIMIZER), _OPTIMIZER))
         if self.scale:
             self.scale.load(read_state(folder).get("loss_scale"))
+        if self.baseline:
+            self.baseline.load(read_state(folder).get("gain_baseline"))
 
     def read_weights(self, folder: Path) -> None:
         """The policy and the average alone: all that a result is made of."""

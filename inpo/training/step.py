@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from inpo.methods import Method
+from inpo.objectives import BaselinedObjective, Objective
 from inpo.types import Denoiser, Denoising, NoisedPairs
 
 
@@ -20,10 +22,11 @@ class StepResult:
     lose: Denoising | None
 
 
-def preference_step(policy: Denoiser, ref: Denoiser | None, noised: NoisedPairs, method: Method) -> StepResult:
+def preference_step(policy: Denoiser, ref: Denoiser | None, noised: NoisedPairs, method: Method, *, z: float = 0.0) -> StepResult:
     """One micro-batch: (x_t, target) were made by the method's noising (InPO: the policy's own trajectory, landing on t).
 
-    `ref` is the policy as loaded at step 0; it is evaluated only if the objective reads it. Losses are (M7), (M8).
+    `ref` is the policy as loaded at step 0; it is evaluated only if the objective reads it. Losses are (M7), (M8). `z`: the baseline
+    (M9), for objectives that take one.
     """
     x, condition = noised.both()
     prediction = policy(x.x_t, x.t, condition)
@@ -34,4 +37,11 @@ def preference_step(policy: Denoiser, ref: Denoiser | None, noised: NoisedPairs,
         with torch.no_grad():
             reference = ref(x.x_t, x.t, condition)
     win, lose = noised.split(Denoising(x.target, prediction, reference))
-    return StepResult(method.objective(win, lose, noised.preference), win, lose)
+    guarded = lose if method.safeguard is None or lose is None else method.safeguard(win, lose)
+    return StepResult(_losses(method.objective, win, guarded, noised.preference, z=z), win, lose)
+
+
+def _losses(objective: Objective, win: Denoising, lose: Denoising | None, preference: Tensor, *, z: float) -> Tensor:
+    if objective.needs.baseline:
+        return cast(BaselinedObjective, objective)(win, lose, preference, z)
+    return objective(win, lose, preference)

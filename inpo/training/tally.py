@@ -118,6 +118,12 @@ class Summary:
     signal: int
     peak_memory_bytes: int
 
+    def gains(self, pairs: int) -> list[float]:
+        """The mean gain R − L (M9) over the winners of a step of so many pairs, and over its losers if it had any."""
+        mean = dict(zip(COLUMNS, (self.sums.sum(0) / pairs).tolist(), strict=True))
+        both = [mean[f"ref_{side}_error"] - mean[f"{side}_error"] for side in ("win", "lose")]
+        return [gain for gain in both if not math.isnan(gain)]
+
 
 def gather(local: Local | None, device: torch.device) -> Summary:
     """The one metrics collective of an optimiser step, before gradients are added up. None: this process could not do its share."""

@@ -14,6 +14,7 @@ from torch import nn
 from inpo.errors import InputError, RunFault
 from inpo.methods import Method
 from inpo.training import checks, tally
+from inpo.training.baseline import GainBaseline
 from inpo.training.distributed import add_up_gradients, processes, raise_everywhere, start_alike
 from inpo.training.gradient import GradientSource, Networks, Points
 from inpo.training.memory import told_as_fault
@@ -63,7 +64,10 @@ class Trainer:
         decay = settings.train.average_decay
         self.average = None if decay is None else WeightAverage(self.weights, decay)
         self.scale = LossScale() if subject.dtype == "fp16" else None
-        self.snapshot = Snapshot(subject, self.optimizer, self.weights, self.average, self.scale, settings.optimizer.name)
+        self.baseline = GainBaseline() if method.objective.needs.baseline else None
+        self.snapshot = Snapshot(
+            subject, self.optimizer, self.weights, self.average, self.scale, settings.optimizer.name, baseline=self.baseline
+        )
         self.networks = Networks(cast(Denoiser, policy), self._placed_reference())
         self.gradient = GradientSource(self.networks, loader, method, settings.train, self.parallel)
         self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.parallel)
@@ -103,7 +107,17 @@ class Trainer:
             rate = self._move(step)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        return Outcome(self._line(step, found, rate=rate, seconds=time.perf_counter() - began), found.summary.signal)
+        line = self._line(step, found, rate=rate, seconds=time.perf_counter() - began)
+        if self.baseline:
+            self.baseline.update(found.summary, self.settings.train.pairs_per_step)
+        return Outcome(line, found.summary.signal)
+
+    def held_out(self) -> dict[str, object] | None:
+        """What the held-out pairs say now: `Validation`, at the baseline of the next step."""
+        return self.validation(self._z())
+
+    def _z(self) -> float:
+        return self.baseline.z if self.baseline else 0.0
 
     def droppable(self) -> AbstractContextManager[None]:
         """Inside, an interruption ends at once what is under way. Several processes can only end together, at a step's collective."""
@@ -138,7 +152,7 @@ class Trainer:
         try:
             self.stop.check()
             points = points or self.gradient.points(step)
-            rows = self.gradient(points, self._scale())
+            rows = self.gradient(points, self._scale(), z=self._z())
         except StepDropped:
             raise
         except OSError as error:
@@ -184,11 +198,13 @@ class Trainer:
             str(k): {"pairs": count, **tally.means(summary.sums[k - 1], count)} for k, count in enumerate(counts, start=1) if count
         }
         scaling = {"loss_scale": found.scale, "overflows": found.overflows} if self.scale else {}
+        baseline = {"baseline": self.baseline.z} if self.baseline else {}
         return {
             "step": step + 1,
             **tally.means(summary.sums.sum(0), pairs),
             "grad_norm": found.norm,
             **scaling,
+            **baseline,
             "lr": rate,
             "pairs_per_second": pairs / seconds,
             "unet_forwards_per_pair": summary.forwards / pairs,

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from inpo.methods import METHODS
+from inpo.plan import forwards_per_pair
 from inpo.training.gradient import step_times
 from inpo.training.metrics import ForwardCounter
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import SETTINGS, settings, trainer
 
+FORWARD = {"sft": 1, "mapo": 2} | dict.fromkeys(
+    ("diffusion-dpo", "diffusion-ipo", "diffusion-cdpo", "diffusion-kto", "diffusion-sdpo", "dspo", "dmpo"), 2 + 2
+)
+WALKS = {"inpo": 15.0, "inpo-sdpo": 15.0, "smpo": 2 * 6 + 4.0, "inversion-dpo": 2 * 40.5 + 4}
 
-@pytest.mark.parametrize(("name", "per_pair"), [("sft", 1), ("diffusion-dpo", 2 + 2)])
+
+def test_every_method_has_a_stated_cost() -> None:
+    """docs/method.md §4: E[k] = (N+1)/2 evaluations of each image; SmPO's N = 5 asks twice a step, Inversion-DPO has N = 80,
+    which does not divide 1000, so its k are not quite equally often."""
+    assert FORWARD.keys() | WALKS.keys() == METHODS.keys()
+    schedule = tiny_subject().policy.schedule
+    assert {name: forwards_per_pair(METHODS[name], schedule).total for name in WALKS} == pytest.approx(WALKS, abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "per_pair"), FORWARD.items())
 def test_forward_noising_costs_the_training_forwards(name: str, per_pair: int) -> None:
-    """SFT: one image. DPO: two through the policy and two through the reference."""
+    """SFT: one image. MaPO: two. The others: two through the policy and two through the reference."""
     assert trainer(name=name).step_once(0).line["unet_forwards_per_pair"] == per_pair
 
 
@@ -35,12 +52,18 @@ def test_the_mean_over_steps_is_fifteen() -> None:
     assert made.step_once(1).line["unet_forwards_per_pair"] == 15
 
 
-def test_sft_loads_no_reference() -> None:
-    """It reads none, so none is needed."""
-    from dataclasses import replace
+@pytest.mark.parametrize("name", WALKS)
+def test_walks_cost_what_is_stated(name: str) -> None:
+    """A step of 80 pairs, stratified, holds every k of N = 5, 10 and 80 equally often: its count is the stated mean."""
+    line = trainer(use=settings(pairs_per_step=80), name=name).step_once(0).line
+    assert line["unet_forwards_per_pair"] == pytest.approx(WALKS[name], abs=0.03)
 
+
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if not row.objective.needs.reference])
+def test_what_needs_no_reference_runs_without(name: str) -> None:
+    """SFT and MaPO read none, so none is needed; InPO says that it does."""
     subject = replace(tiny_subject(), reference=None)
-    assert trainer(subject=subject, name="sft").step_once(0).line["ref_win_error"] is None
+    assert trainer(subject=subject, name=name).step_once(0).line["ref_win_error"] is None
     with pytest.raises(ValueError, match="inpo compares with a reference"):
         trainer(subject=subject).step_once(0)
 

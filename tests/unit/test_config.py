@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from inpo.config import Experiment, load_experiment, read_tree, recipe_names, recipe_text
 from inpo.errors import InputError
 from inpo.noising import Forward, Inversion
-from inpo.objectives import Dpo
+from inpo.objectives import Dpo, Safeguard
 
 BASE = {"model": {"path": "m"}, "data": {"path": "d.parquet"}, "method": {"name": "inpo"}}
 
@@ -112,6 +113,10 @@ def test_a_later_override_wins() -> None:
         ("train.steps=[", ["train.steps", "not a value"]),
         ("optimizer.warmup_steps=9999", ["optimizer.warmup_steps=9999", "train.steps=400"]),
         ("model.dtype=fp8", ["model.dtype='fp8'"]),
+        ("method.safeguard.mu=1.5", ["method.safeguard.mu=1.5", "[0, 1)"]),
+        ("method.safeguard.mus=0.5", ["method.safeguard.mus is not", "did you mean 'method.safeguard.mu'"]),
+        ("method.safeguard=0.9", ["method.safeguard=0.9", "method.safeguard.…=value"]),
+        ("method.objective.gama=3", ["method.objective.gama is not", "did you mean 'method.objective.gamma'"]),
     ],
 )
 def test_wrong_overrides_are_named(override: str, words: list[str]) -> None:
@@ -125,6 +130,22 @@ def test_a_missing_required_value_is_named() -> None:
     """sd15 recipes leave the data to the user."""
     with pytest.raises(InputError, match=r"data\.path is not set"):
         load_experiment("sd15-inpo")
+
+
+def test_a_safeguard_is_put_on_changed_and_taken_off() -> None:
+    """`method.safeguard.mu` puts one on any pairwise method; the table's own is changed or, by null, taken off; settings survive YAML."""
+    assert load_experiment("world-inpo").method.safeguard is None
+    assert load_experiment("world-inpo", ["method.safeguard.mu=0.7"]).method.safeguard == Safeguard(0.7)
+    assert load_experiment("world-inpo", ["method.name=diffusion-sdpo"]).method.safeguard == Safeguard(0.9)
+    bare = load_experiment("world-inpo", ["method.name=diffusion-sdpo", "method.safeguard=null"])
+    assert bare.method.safeguard is None
+    for made in (bare, load_experiment("world-inpo", ["method.safeguard.mu=0.7"])):
+        assert Experiment.from_tree(yaml.safe_load(made.to_yaml())) == made
+
+
+def test_a_safeguard_without_losers_is_refused() -> None:
+    with pytest.raises(InputError, match=r"method\.safeguard\.mu=0\.5 guards winners against losers, and sft sees none"):
+        load_experiment("world-sft", ["method.safeguard.mu=0.5"])
 
 
 def test_ties_as_halves_need_a_pairwise_loss() -> None:

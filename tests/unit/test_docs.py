@@ -20,11 +20,11 @@ import yaml
 from PIL import Image
 
 import inpo.methods
-from inpo.config import Experiment, load_experiment
+from inpo.config import METHOD_PARTS, Experiment, load_experiment
 from inpo.data.pairs import Fault
 from inpo.data.validate import validate
-from inpo.noising import Forward, Inversion
-from inpo.objectives import Dpo, Sft
+from inpo.methods import METHODS
+from inpo.noising import Inversion
 from inpo.release import ReleaseGrid
 from inpo.training.tally import COLUMNS
 from inpo.types import Denoising
@@ -47,10 +47,10 @@ def method_lines() -> list[str]:
     """The lines of the example that are the method: its class and its row, with what stands between them."""
     source = EXAMPLE.read_text(encoding="utf-8")
     body = ast.parse(source).body
-    ipo = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "Ipo")
+    hinge = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "Hinge")
     row = next(node for node in body if isinstance(node, ast.Assign) and "METHODS" in ast.unparse(node.targets[0]))
     assert row.end_lineno is not None
-    return source.splitlines()[ipo.decorator_list[0].lineno - 1 : row.end_lineno]
+    return source.splitlines()[hinge.decorator_list[0].lineno - 1 : row.end_lineno]
 
 
 @pytest.fixture
@@ -68,27 +68,28 @@ def test_a_method_takes_at_most_fifteen_lines_and_the_document_shows_them() -> N
 
 
 def test_the_example_trains_the_method_it_adds(example: dict[str, object]) -> None:
-    """Before the first step u = 0, so every loss is (0 − ½)² = ¼, and the policy's gradient is not zero: dL/du = −1."""
-    losses, gradient = example["one_step"]("inpo-ipo")  # type: ignore[operator]
-    torch.testing.assert_close(losses, torch.full((8,), 0.25))
+    """Before the first step u = 0, so every loss is max(0, 1 − 0) = 1, and the policy's gradient is not zero: dL/du = −1."""
+    losses, gradient = example["one_step"]("inpo-hinge")  # type: ignore[operator]
+    torch.testing.assert_close(losses, torch.ones(8))
     assert float(gradient.norm()) > 0
 
 
 def test_the_added_loss_by_hand(example: dict[str, object]) -> None:
-    """L_w − L_l = −0.04, R_w − R_l = −0.01, β = 100: u = −50 · (−0.03) = 1.5 and the loss is (1.5 − 0.5)² = 1."""
+    """L_w − L_l = −0.04, R_w − R_l = −0.01, β = 40: u = −20 · (−0.03) = 0.6 and the loss is 0.4; at β = 100, u = 1.5 > 1, it is 0."""
 
     def side(error: float, ref_error: float) -> Denoising:
         zero = torch.zeros(1, 4, 2, 2, dtype=F64)
         return Denoising(zero, zero + error**0.5, zero + ref_error**0.5)
 
-    loss = example["Ipo"](beta=100.0)(side(0.10, 0.12), side(0.14, 0.13), torch.ones(1))  # type: ignore[operator]
-    torch.testing.assert_close(loss, torch.ones(1, dtype=F64))
+    for beta, expected in ((40.0, 0.4), (100.0, 0.0)):
+        loss = example["Hinge"](beta=beta)(side(0.10, 0.12), side(0.14, 0.13), torch.ones(1))  # type: ignore[operator]
+        torch.testing.assert_close(loss, torch.full((1,), expected, dtype=F64))
 
 
 @pytest.mark.usefixtures("example")
 def test_an_added_method_can_be_configured_by_its_name() -> None:
     """Its own numbers are keys, and a tie that it gives no meaning is refused."""
-    tree = {"model": {"path": "m"}, "data": {"path": "d"}, "method": {"name": "inpo-ipo", "objective": {"beta": 500.0}}}
+    tree = {"model": {"path": "m"}, "data": {"path": "d"}, "method": {"name": "inpo-hinge", "objective": {"beta": 500.0}}}
     assert Experiment.from_tree(tree).method.objective.beta == 500.0  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="ties"):
         Experiment.from_tree({**tree, "data": {"path": "d", "ties": "half"}})
@@ -96,9 +97,8 @@ def test_an_added_method_can_be_configured_by_its_name() -> None:
 
 def known_keys() -> set[str]:
     keys = set(keys_of(Experiment, ""))
-    keys |= {f"method.noising.{field.name}" for part in (Forward, Inversion) for field in dataclasses.fields(part)}
-    keys |= {f"method.objective.{field.name}" for part in (Dpo, Sft) for field in dataclasses.fields(part)}
-    return keys
+    parts = [(name, getattr(each, name)) for each in METHODS.values() for name in METHOD_PARTS]
+    return keys | {f"method.{name}.{field.name}" for name, part in parts if part is not None for field in dataclasses.fields(part)}
 
 
 def keys_of(settings: type, prefix: str) -> Iterator[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inpo.noising import Forward, Inversion, Noising
+from inpo import ddim
+from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.randomness import PairNoise
 from inpo.schedule import Prediction, Schedule
-from inpo.types import NoisedPairs
+from inpo.types import NoisedPairs, PairBatch
 from tests.worlds import F64, AffineDenoiser, ConstantDenoiser, flow_schedule, pairs, sd_schedule
 
 TIMES = torch.tensor([999, 3, 250, 251, 700, 0, 640, 99])
@@ -22,6 +23,8 @@ NOISINGS: list[Noising] = [
     Inversion(order=2),
     Inversion(corrector_steps=1),
     Inversion(compat="inpo-release"),
+    InversionStep(),
+    InversionStep(inversion_steps=7, order=2),
 ]
 
 
@@ -158,3 +161,42 @@ def test_winner_and_loser_are_asked_under_one_condition() -> None:
 def test_combinations_that_cannot_hold_are_refused(settings: dict[str, object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Inversion(**settings).solver  # type: ignore[arg-type]  # noqa: B018
+
+
+@pytest.mark.parametrize(("kind", "schedule"), [("epsilon", sd_schedule()), ("v_prediction", sd_schedule()), ("flow", flow_schedule())])
+def test_a_step_of_the_trajectory_has_its_own_noise_as_target(kind: Prediction, schedule: Schedule) -> None:
+    """Inversion-DPO: x_t is the inversion's, and an ε network's target is what it answered at the node before; v and velocity say the
+    same (x̂_0, ε̂) at t (M11)."""
+    t = torch.tensor([0.25, 0.9], dtype=F64) if kind == "flow" else torch.tensor([250, 900])
+    arguments = (AffineDenoiser(schedule, kind), pairs(2), t, PairNoise(0, 0, (0, 1)))
+    whole, step = (noising(*arguments, lose=False, batch_pairs=8).win for noising in (Inversion(), InversionStep()))
+    assert torch.equal(step.x_t, whole.x_t)
+    assert torch.equal(step.tau, whole.tau)
+    level = schedule.at(t)
+    before = schedule.at(t - (0.1 if kind == "flow" else 100))
+    x_0, eps = ddim.to_x_0_and_eps(kind, step.x_t, step.target, level)
+    # One step back along the same line leads to where the network gave that answer.
+    x_r = ddim.add_noise(x_0, eps, before)
+    asked = AffineDenoiser(schedule, kind)(x_r, before.t, pairs(2).condition)
+    torch.testing.assert_close(ddim.to_x_0_and_eps(kind, x_r, asked, before)[1], eps, atol=1e-9, rtol=1e-9)
+
+
+def test_the_step_is_the_references_unless_told_otherwise() -> None:
+    assert InversionStep().inverter == "reference"
+    assert InversionStep(inverter="policy").inverter == "policy"
+
+
+@pytest.mark.parametrize("settings", [{"eta": 0.5}, {"compat": "inpo-release"}], ids=str)
+def test_a_noisy_step_has_no_noise_of_its_own(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="no noise of its own"):
+        InversionStep(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noising", [Forward(), Inversion(), InversionStep()], ids=str)
+def test_single_pictures_have_no_losers(noising: Noising) -> None:
+    """Asked for losers that are not there, a noising leaves them out, and the winners are those of pairs."""
+    denoiser, whole = AffineDenoiser(sd_schedule()), pairs(8)
+    singles = PairBatch(whole.win, None, whole.condition, whole.preference, whole.ids)
+    noised = noising(denoiser, singles, TIMES, PairNoise(1, 5, tuple(range(8))), lose=True, batch_pairs=3)
+    assert noised.lose is None
+    torch.testing.assert_close(noised.win.x_t, run(noising, list(range(8))).win.x_t)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from inpo.objectives import Dpo, Objective, Sft
+from inpo.methods import METHODS
+from inpo.objectives import Dmpo, Dpo, Dspo, Ipo, Kto, Mapo, Objective, Sft, Smpo
 from inpo.types import Denoising
 from tests.worlds import F64
 
@@ -98,12 +99,16 @@ def test_sft_is_the_winners_error_alone() -> None:
     assert (Sft().needs.reference, Sft().needs.lose, Sft().needs.ties) == (False, False, False)
 
 
-@pytest.mark.parametrize("objective", [Dpo(beta=10.0), Sft()], ids=str)
+EVERY = [Dpo(beta=10.0), Sft(), Ipo(10.0), Smpo(10.0), Dmpo(10.0), Dspo(10.0), Kto(10.0), Mapo(scale=10.0)]
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=str)
 def test_a_batch_of_eight_is_eight_batches_of_one(objective: Objective) -> None:
     """Unreduced and per example (docs/method.md §6.7)."""
     win, lose, preference = random_side(8, 3), random_side(8, 4), torch.linspace(0.5, 1, 8, dtype=F64)
     ones: list[Tensor] = [objective(win[i : i + 1], lose[i : i + 1], preference[i : i + 1]) for i in range(8)]
     assert_close(objective(win, lose, preference), torch.cat(ones))
+    assert {type(row.objective) for row in METHODS.values()} == {type(each) for each in EVERY}
 
 
 def test_saturated_margins_stay_finite() -> None:
