@@ -50,8 +50,14 @@ class Resume:
     force: bool = False
 
 
-def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> FitResult:
+Look = Callable[["Model", int], None]
+"""What looks at the model as it is at a step."""
+
+
+def train(experiment: Experiment, out: Path, resume: Resume | None = None, *, look: Look | None = None) -> FitResult:
     """`inpo train`: a run folder with the aligned model in `out`/model.
+
+    `look` is called where sample pictures would be made, and instead of them (`train.sample_every_steps`).
 
     Raises `InputError`, `RunFault`, and `Interrupted` once the last completed step is saved.
     """
@@ -61,10 +67,10 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None) -> Fi
     check_trackers(experiment)
     tree = experiment.to_tree()
     with open_run(out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force) as run:
-        return _train(experiment, run)
+        return _train(experiment, run, look)
 
 
-def _train(experiment: Experiment, run: RunFolder) -> FitResult:
+def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResult:
     from inpo.data.loader import EncodedPairs
     from inpo.training.disk import reporting
     from inpo.training.distributed import on_main, processes
@@ -88,7 +94,7 @@ def _train(experiment: Experiment, run: RunFolder) -> FitResult:
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
     subject = Subject(model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype)
     # Captions are read from the data for it, so it is made only where it is used.
-    sample = _sample_grid(experiment, model, source, run.path) if experiment.train.sample_every_steps else None
+    sample = _sample(experiment, model, source, run=run.path, look=look) if experiment.train.sample_every_steps else None
     callbacks = Callbacks(sample, _sinks(experiment, run))
     with EncodedPairs(
         source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
@@ -152,7 +158,20 @@ def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
         model.save_pipeline(folder)
 
 
-def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> Callable[[int], None]:
+def _sample(experiment: Experiment, model: Model, source: PairSource, *, run: Path, look: Look | None) -> Callable[[int], None]:
+    grid = _sample_grid(experiment, model, source, run) if look is None else None
+
+    def sample(step: int) -> None:
+        with model.encoder.at_work(model.device):
+            if look is not None:
+                look(model, step)
+            elif grid is not None:
+                grid(step)
+
+    return sample
+
+
+def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
     """Validation prompts of the world for the world's pairs, and else the first captions of the data."""
     of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
     rows = range(GRID_CAPTIONS if source.size is None else min(GRID_CAPTIONS, source.size))
@@ -164,13 +183,7 @@ def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: 
         batch=experiment.train.inversion_batch_pairs,
         resolution=experiment.data.resolution,
     )
-    grid = SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
-
-    def sample(step: int) -> None:
-        with model.encoder.at_work(model.device):
-            grid(step)
-
-    return sample
+    return SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
 
 
 def write_training_summary(experiment: Experiment, run: Path, result: FitResult) -> None:

@@ -111,13 +111,13 @@ class Experiment:
         return _construct(
             cls,
             {
-                "model": _build(ModelConfig, sections["model"], "model"),
-                "data": _build(DataConfig, sections["data"], "data"),
+                "model": build(ModelConfig, sections["model"], "model"),
+                "data": build(DataConfig, sections["data"], "data"),
                 "method": _build_method(sections["method"]),
-                "lora": None if tree.get("lora") is None else _build(Lora, sections["lora"], "lora"),
-                "optimizer": _build(OptimizerConfig, sections["optimizer"], "optimizer"),
-                "train": _build(TrainConfig, sections["train"], "train"),
-                "output": _build(OutputConfig, sections["output"], "output"),
+                "lora": None if tree.get("lora") is None else build(Lora, sections["lora"], "lora"),
+                "optimizer": build(OptimizerConfig, sections["optimizer"], "optimizer"),
+                "train": build(TrainConfig, sections["train"], "train"),
+                "output": build(OutputConfig, sections["output"], "output"),
                 "report_to": _reporters(tree.get("report_to") or []),
             },
         )
@@ -130,8 +130,8 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
     """
     changes: dict[str, object] = {}
     for override in overrides:
-        changes = _merged(changes, _parse_override(override))
-    return Experiment.from_tree(_merged(_without_other_methods_numbers(read_tree(source), changes), changes))
+        changes = merged(changes, _parse_override(override))
+    return Experiment.from_tree(merged(_without_other_methods_numbers(read_tree(source), changes), changes))
 
 
 def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> dict[str, object]:
@@ -157,11 +157,12 @@ def _parse_override(text: str) -> dict[str, object]:
     return typing.cast("dict[str, object]", parsed)
 
 
-def _merged(base: Tree, change: Tree) -> dict[str, object]:
+def merged(base: Tree, change: Tree) -> dict[str, object]:
+    """`base` with the leaves of `change` in their places."""
     out = dict(base)
     for key, value in change.items():
         old = out.get(key)
-        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return out
 
 
@@ -201,10 +202,11 @@ def _rebuild(default: T, changes: Tree, prefix: str) -> T:
     """The method's own settings with some of them replaced."""
     values = dataclasses.asdict(typing.cast("typing.Any", default))
     _refuse_unknown(changes, values, prefix)
-    return _build(type(default), {**values, **changes}, prefix)
+    return build(type(default), {**values, **changes}, prefix)
 
 
-def _build(cls: type[T], values: Tree, prefix: str) -> T:
+def build(cls: type[T], values: Tree, prefix: str) -> T:
+    """A dataclass strictly from plain values. Raises `InputError` naming the key under `prefix`, the value, and the nearest known key."""
     fields = {f.name: f for f in dataclasses.fields(typing.cast("typing.Any", cls)) if f.init}
     _refuse_unknown(values, fields, prefix)
     for name, f in fields.items():
@@ -223,7 +225,7 @@ def _build(cls: type[T], values: Tree, prefix: str) -> T:
 def _build_inner(hint: object, value: object, prefix: str) -> object:
     """Settings inside a setting are read as strictly: left to themselves, dataclasses would drop what they do not know."""
     inner = next((member for member in _members(hint) if isinstance(member, type) and dataclasses.is_dataclass(member)), None)
-    return _build(inner, value, prefix) if inner is not None and isinstance(value, dict) else value
+    return build(inner, value, prefix) if inner is not None and isinstance(value, dict) else value
 
 
 def _refuse_wrong_scalars(values: Tree, hints: Mapping[str, object], prefix: str) -> None:

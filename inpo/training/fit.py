@@ -90,6 +90,9 @@ class _Loop:
     def run(self) -> tuple[int, int]:
         self.start = self._restore()
         step, signal = self.start, self._begin() if self.start == 0 else 0
+        if step > 0:
+            # A process that was killed while it made a step's pictures had saved the step: they are made (again) from it.
+            self._show_safely(step)
         while not self._ended(step) and not signal:
             outcome = self._attempt(step)
             if outcome is None:
@@ -145,6 +148,9 @@ class _Loop:
         if _due(step, self.config.save_every_steps) or self.watch.best_step == step:
             self._save(step)
         # After the save: pictures are the most that a disk, or a GPU's memory, is asked for.
+        self._show_safely(step)
+
+    def _show_safely(self, step: int) -> None:
         with self._rescuing(step, Exception), reporting(self.folder.path / "samples"):
             self._show(step)
 

@@ -147,6 +147,22 @@ def test_a_run_leaves_checkpoints_lines_and_the_average(tmp_path: Path) -> None:
     assert [step for step, _ in shown] == [0, 4, 5]
 
 
+def test_pictures_that_a_killed_process_did_not_finish_are_made_when_it_goes_on(tmp_path: Path) -> None:
+    """Step 2 was saved before its pictures; a step that is due for none gets none."""
+    shown: list[int] = []
+
+    def killed(step: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, settings(sample_every_steps=2), callbacks=Callbacks(sample=killed))
+    train(tmp_path, settings(sample_every_steps=2), callbacks=Callbacks(sample=shown.append), resume="latest")
+    assert shown == [2, 4, 6]
+    train(tmp_path / "other", settings(steps=4, sample_every_steps=3), callbacks=Callbacks(sample=shown.append))
+    assert shown == [2, 4, 6, 0, 3, 4]
+
+
 def test_without_saving_every_so_often_the_last_state_is_saved(tmp_path: Path) -> None:
     """None keeps only the last one."""
     train(tmp_path, settings(steps=3, save_every_steps=None))

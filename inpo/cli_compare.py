@@ -1,0 +1,54 @@
+"""`inpo compare`: methods side by side."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from inpo.cli_interruption import interrupted, interruptible
+from inpo.cli_options import Out
+from inpo.errors import InputError, Interrupted
+
+app = typer.Typer()
+
+
+@app.command("compare")
+def compare(
+    source: Annotated[str, typer.Argument(help="A comparison that comes with the package (world, world-ablations) or a .yaml file.")],
+    out: Out,
+    only: Annotated[str | None, typer.Option(help="Make cells of these arms alone, comma-separated; 'base' is one.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Make the table's cells of these training seeds alone: 0-3 or 0,2,5.")] = None,
+    knobs: Annotated[bool, typer.Option("--knobs", help="Make the trials that choose settings alone.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Make no cell: table and page of what is there.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Say what is there, what is missing and what it costs; make nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The whole job at the small size that the file's section 'quick' gives.")] = False,
+) -> None:
+    """Compare methods side by side: one base, one data set, one budget. The same command goes on where it stopped, or helps another."""
+    again = shlex.join(["inpo", *sys.argv[1:]])
+    with interruptible(lambda: f"the cells in {out / 'cells'} are kept; go on with: {again}"):
+        from inpo.comparing import Choice
+        from inpo.comparing import compare as run
+        from inpo.comparing.job import listing, look_up
+
+        if list_:
+            print("\n".join(listing(look_up(source, out, quick=quick))))
+            return
+        choice = Choice(None if only is None else tuple(only.split(",")), None if seeds is None else _numbers(seeds), knobs, table)
+        try:
+            run(source, out, choice, quick=quick)
+        except Interrupted as stop:
+            raise interrupted(str(stop), stop.signal, f"go on with: {again}") from None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """0-3,7 as (0, 1, 2, 3, 7). Raises `InputError`."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(f"--seeds={text!r} must be numbers and ranges, as in 0-3,7")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)

@@ -1,0 +1,151 @@
+"""A cell: one training run with its evaluations, or one evaluation of the base, as one JSON file that can be made anywhere.
+
+A cell is known by the digest of everything that determines its numbers, which stands in its name and in it. So cells of other
+settings are never mixed in, and merging is copying files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from inpo.errors import InputError
+from inpo.evaluation.winrate import Array
+from inpo.files import replacing
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+SCHEMA = 1
+CELLS = "cells"
+DIGITS = 5
+"""Decimals of a score that a cell keeps: single prompts are told apart, and a cell stays at about 100 kB."""
+
+Sampling = tuple[int, float]
+"""(sampler steps, guidance)."""
+Key = tuple[int, int, float]
+"""(training step, sampler steps, guidance)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Scores at one training step under one way of sampling. `scores`: scorer, or scorer#part ↦ [prompts][samples], None where none.
+
+    `forwards`: UNet image-forwards that training had cost by then.
+    """
+
+    step: int
+    sampler_steps: int
+    guidance: float
+    forwards: float
+    scores: dict[str, list[list[float | None]]]
+
+    @property
+    def key(self) -> Key:
+        """What the point is asked for by."""
+        return self.step, self.sampler_steps, self.guidance
+
+    def by_prompt(self, scorer: str) -> Array:
+        """`[prompts]`: means over the samples; not a number where there is none."""
+        grid = np.array([[np.nan if value is None else value for value in row] for row in self.scores[scorer]], dtype=np.float64)
+        found = np.isfinite(grid)
+        sums, counts = np.where(found, grid, 0.0).sum(axis=1), found.sum(axis=1)
+        means: Array = np.full(len(grid), np.nan)
+        np.divide(sums, counts, out=means, where=counts > 0)
+        return means
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One file. `identity` is what `digest` is of; `settings` are all of the run's, by dotted name, {} for the base.
+
+    `arm`, `role` and `knobs` say what it was made for; `training`: facts of the run; `versions`: of what made it.
+    """
+
+    arm: str
+    role: Literal["base", "knobs", "table"]
+    seed: int
+    digest: str
+    identity: dict[str, object]
+    settings: dict[str, object]
+    prompts: list[str]
+    points: list[Point]
+    knobs: dict[str, object] = field(default_factory=dict)
+    training: dict[str, object] = field(default_factory=dict)
+    versions: dict[str, object] = field(default_factory=dict)
+    schema: Literal[1] = 1
+
+    def at(self, key: Key) -> Point | None:
+        """The point asked for, None where the cell has it not."""
+        return next((point for point in self.points if point.key == key), None)
+
+    def holds(self, keys: Iterable[Key]) -> bool:
+        """Whether every point that is asked for is there."""
+        return {point.key for point in self.points}.issuperset(keys)
+
+
+def digest_of(identity: Mapping[str, object]) -> str:
+    """16 hex digits."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stem(arm: str, role: str, seed: int, digest: str, trial: int | None = None) -> str:
+    """How a cell's file begins: `inpo.seed-3.0123456789abcdef`. Only the digest is ever read back."""
+    what = f"knobs-{trial}." if role == "knobs" else ""
+    return f"{arm}.{what}seed-{seed}.{digest}"
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """Complete or absent. Scores that are not finite are written as null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        text = json.dumps(dataclasses.asdict(cell), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_cell(path: Path) -> Cell:
+    """Raises `InputError` where the file is no cell, of another schema, or not what its digest says."""
+    from pydantic import ValidationError
+
+    again = "delete it, and it is made again"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        cell = _adapter().validate_python(values)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"{path}: is no cell of a comparison ({' '.join(str(reason).split())}); {again}") from None
+    if digest_of(cell.identity) != cell.digest or path.stem.rpartition(".")[2] != cell.digest:
+        raise InputError(f"{path}: is not what its digest {cell.digest!r} says: it was changed or renamed; {again}")
+    for point in cell.points:
+        if any(len(rows) != len(cell.prompts) for rows in point.scores.values()):
+            raise InputError(f"{path}: has scores for another number of prompts than {len(cell.prompts)}; {again}")
+    return cell
+
+
+def read_cells(folder: Path, known: Mapping[Path, Cell] | None = None) -> dict[Path, Cell]:
+    """Every cell in `folder`/cells by its file; the `known` are not read again. Raises `InputError` naming the first that is none."""
+    paths = sorted((folder / CELLS).glob("*.json"))
+    return {path: (known or {}).get(path) or read_cell(path) for path in paths}
+
+
+def rounded(scores: Sequence[float]) -> list[float | None]:
+    """Scores as a cell keeps them."""
+    return [round(score, DIGITS) if np.isfinite(score) else None for score in scores]
+
+
+@cache
+def _adapter() -> TypeAdapter[Cell]:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    for kind in (Point, Cell):
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(kind)
+    return TypeAdapter(Cell)

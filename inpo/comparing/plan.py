@@ -1,0 +1,268 @@
+"""Which cells a comparison is made of, what determines each of them, and what each will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, cast
+
+from inpo.comparing.cells import Cell, Key, digest_of, stem
+from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison, Judging, Knobs
+from inpo.compose import load, open_pairs, prompt_set, resolve_model, scorer
+from inpo.config import Experiment, merged
+from inpo.errors import InputError
+from inpo.evaluation.scoring import spec_json
+from inpo.generation import GenerationConfig
+from inpo.models.config import ModelConfig
+from inpo.models.parts import examine
+from inpo.plan import forwards_per_pair
+from inpo.training.snapshot import FREE_KEYS, flat
+from inpo.types import Scorer
+
+KNOB_SEED = 1_000
+"""Training seeds of the trials start here: the table's are fresh ones."""
+OTHER_SEED = 1_000_003
+"""Between the sampling seeds of the base against itself."""
+
+Role = Literal["base", "knobs", "table"]
+Choice = Mapping[str, object]
+"""Knobs: dotted setting ↦ value."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A `Judging` with its names resolved: prompts and scorers, and what of them determines a score."""
+
+    judging: Judging
+    prompts: tuple[str, ...]
+    scorers: tuple[Scorer, ...]
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """Everything but the points: a cell that has more of them than are asked for is as good."""
+        sampling = {key: getattr(self.judging, key) for key in ("seed", "samples")}
+        digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
+        return {"prompts_sha256": digest, "prompts": len(self.prompts), **sampling, "scorers": [spec_json(each) for each in self.scorers]}
+
+    def sampling(self, sampler_steps: int, guidance: float, *, seed_offset: int = 0) -> GenerationConfig:
+        """How the pictures of one point are made."""
+        asked = self.judging
+        seed = asked.seed + seed_offset
+        return GenerationConfig(seed=seed, samples=asked.samples, steps=sampler_steps, guidance=guidance, batch=asked.batch)
+
+    def forwards(self, keys: Sequence[Key]) -> int:
+        """UNet image-forwards of these points; guidance asks twice."""
+        pictures = len(self.prompts) * self.judging.samples
+        return sum(pictures * steps * (1 if guidance == 1.0 else 2) for _, steps, guidance in keys)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell to be made, or there already. `experiment` is None for the base; `seed`: of training, for the base of sampling."""
+
+    arm: str
+    role: Role
+    seed: int
+    judge: Judge
+    model: ModelConfig
+    identity: Mapping[str, object]
+    experiment: Experiment | None = None
+    knobs: Choice = dataclasses.field(default_factory=dict)
+    trial: int | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of its identity."""
+        return digest_of(self.identity)
+
+    @property
+    def stem(self) -> str:
+        """Its file's name without `.json`."""
+        return stem(self.arm, self.role, self.seed, self.digest, self.trial)
+
+    @property
+    def keys(self) -> list[Key]:
+        """The points asked for; the base's are at step 0."""
+        if self.experiment is None:
+            return [(0, *sampling) for sampling in self.judge.judging.samplings(whole_grid=self.arm == BASE)]
+        return self.judge.judging.points(self.experiment.train.steps)
+
+    @cached_property
+    def settings(self) -> dict[str, object]:
+        """All of the run's settings that move a number, by dotted name; {} for the base."""
+        return {} if self.experiment is None else moving(self.experiment)
+
+    @property
+    def forwards(self) -> float:
+        """UNet image-forwards, of training (the backward passes come on top) and of the pictures."""
+        pictures = self.judge.forwards(self.keys)
+        if self.experiment is None:
+            return pictures
+        train, schedule = self.experiment.train, examine(resolve_model(self.model)).schedule
+        return pictures + train.steps * train.pairs_per_step * forwards_per_pair(self.experiment.method, schedule).total
+
+    def accepts(self, cell: Cell) -> bool:
+        """Whether a cell of this digest is it: every setting that both know is equal, and every point is there.
+
+        Settings that came into being later are absent from older cells, and at their defaults in this one's identity.
+        """
+        same = all(cell.settings[key] == value for key, value in _plain(self.settings).items() if key in cell.settings)
+        return same and cell.prompts == list(self.judge.prompts) and cell.holds(self.keys)
+
+
+def moving(experiment: Experiment) -> dict[str, object]:
+    """Settings that change a run's numbers. Where model and data lie is left out: their fingerprints stand for them."""
+    kept = {key: value for key, value in flat(experiment.to_tree()).items() if key not in FREE_KEYS}
+    places = ("model.path", "model.unet", "model.vae", "model.config")
+    return {key: value for key, value in kept.items() if key not in places}
+
+
+class Plan:
+    """All cells of a comparison, as far as the choices of knobs are known."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.judge = _judge(comparison.evaluation)
+        self._knob_judge = None if comparison.knobs is None else _judge(_of_trials(comparison.knobs, comparison.evaluation))
+        self._fingerprints: dict[object, str] = {}
+        self._runs: dict[object, Planned] = {}
+        self._experiments = {name: self._experiment(name, arm) for name, arm in comparison.arms.items()}
+
+    def base(self) -> list[Planned]:
+        """The base, and the base again under other sampling seeds."""
+        model = self._model
+        cells = [(BASE, 0), *((AGAIN, OTHER_SEED * (i + 1)) for i in range(self.comparison.base_again))]
+        return [self._base(name, seed, model) for name, seed in cells]
+
+    @property
+    def _model(self) -> ModelConfig:
+        return next(iter(self._experiments.values())).model
+
+    def _base(self, name: str, seed: int, model: ModelConfig) -> Planned:
+        identity = {"kind": "base", "model": self._model_fingerprint(model), "sampling_seed": seed, **self.judge.identity}
+        return Planned(name, "base", seed, self.judge, model, identity)
+
+    def trials(self, name: str) -> list[Planned]:
+        """The trials that choose an arm's knobs; [] where nothing is chosen."""
+        grid = self.comparison.grid_of(self.comparison.arms[name])
+        if not grid or self.comparison.knobs is None:
+            return []
+        seeds = range(KNOB_SEED, KNOB_SEED + self.comparison.knobs.seeds)
+        values = itertools.product(*grid.values())
+        choices = [self._absolute(name, dict(zip(grid, each, strict=True))) for each in values]
+        return [self._run(name, "knobs", seed, choice, i) for i, choice in enumerate(choices) for seed in seeds]
+
+    def table(self, name: str, choice: Choice) -> list[Planned]:
+        """An arm's runs for the table, one a training seed, with these knobs."""
+        seeds = self.comparison.arms[name].seeds or 1
+        return [self._run(name, "table", seed, choice) for seed in range(seeds)]
+
+    def _absolute(self, name: str, choice: Choice) -> Choice:
+        own = flat(self._experiments[name].to_tree())
+        return {key: _times(f"arms.{name}.grid.{key}", value, own.get(key)) for key, value in choice.items()}
+
+    def _run(self, name: str, role: Role, seed: int, choice: Choice, trial: int | None = None) -> Planned:
+        key = name, role, seed, trial, str(choice)
+        if key not in self._runs:
+            self._runs[key] = self._new_run(name, role, seed, choice, trial)
+        return self._runs[key]
+
+    def _new_run(self, name: str, role: Role, seed: int, choice: Choice, trial: int | None) -> Planned:
+        tree = self._experiments[name].to_tree()
+        for key, value in {**choice, "train.seed": seed}.items():
+            tree = merged(tree, nested(key, value))
+        experiment = _naming(name, tree)
+        judge = self._knob_judge if role == "knobs" and self._knob_judge else self.judge
+        identity = {
+            "kind": "trained", "model": self._model_fingerprint(experiment.model), "data": self._data_fingerprint(experiment),
+            "settings": _unusual(experiment), **judge.identity,
+        }  # fmt: skip
+        return Planned(name, role, seed, judge, experiment.model, identity, experiment, choice, trial)
+
+    def _experiment(self, name: str, arm: Arm) -> Experiment:
+        tree: dict[str, object] = merged({"method": {"name": arm.method}}, _nested(self.comparison.settings))
+        experiment = _naming(name, merged(tree, _nested(arm.settings)))
+        if experiment.method.name != arm.method:
+            raise InputError(f"arms.{name}.settings: method.name={experiment.method.name!r} is not arms.{name}.method={arm.method!r}")
+        return experiment
+
+    def _model_fingerprint(self, model: ModelConfig) -> str:
+        if ("model", model) not in self._fingerprints:
+            self._fingerprints["model", model] = load(model).fingerprint()
+        return self._fingerprints["model", model]
+
+    def _data_fingerprint(self, experiment: Experiment) -> str:
+        if ("data", experiment.data) not in self._fingerprints:
+            self._fingerprints["data", experiment.data] = open_pairs(experiment.data).fingerprint
+        return self._fingerprints["data", experiment.data]
+
+
+def _of_trials(knobs: Knobs, judging: Judging) -> Judging:
+    """The first scorer alone, at the last step alone, on the trials' own prompts."""
+    return dataclasses.replace(
+        judging, prompts=knobs.prompts, limit=knobs.limit, scorers=judging.scorers[:1],
+        at=(), also_at=(), also_sampler_steps=(), also_guidance=(),
+    )  # fmt: skip
+
+
+def _judge(judging: Judging) -> Judge:
+    from inpo.comparison import check_prompts
+
+    prompts = prompt_set(judging.prompts)[: judging.limit]
+    scorers = tuple(scorer(name) for name in judging.scorers)
+    check_prompts(scorers, prompts, judging.prompts)
+    return Judge(judging, prompts, scorers)
+
+
+def _naming(arm: str, tree: Mapping[str, object]) -> Experiment:
+    """What is wrong with an experiment is said of its arm."""
+    try:
+        return Experiment.from_tree(tree)
+    except InputError as error:
+        raise InputError(f"arms.{arm}: {error}") from None
+
+
+def _nested(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings with dotted keys, nested."""
+    tree: dict[str, object] = {}
+    for key, value in settings.items():
+        tree = merged(tree, nested(key, _nested(value) if isinstance(value, dict) else value))
+    return tree
+
+
+def nested(key: str, value: object) -> dict[str, object]:
+    """{"a": {"b": value}} for "a.b"."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast("dict[str, object]", value)
+
+
+def _times(key: str, value: object, own: object) -> object:
+    """ "x0.1" is a tenth of the arm's `own` value; anything else is itself."""
+    if not isinstance(value, str) or not value.startswith("x"):
+        return value
+    try:
+        factor = float(value[1:])
+    except ValueError:
+        raise InputError(f"{key}={value!r} must be a value, or a factor of the arm's own such as 'x0.1'") from None
+    if isinstance(own, bool) or not isinstance(own, int | float) or not math.isfinite(factor):
+        raise InputError(f"{key}={value!r} is a factor, but the arm's own value is {own!r}: give values instead")
+    return own * factor
+
+
+def _unusual(experiment: Experiment) -> dict[str, object]:
+    """Settings that are not the components' defaults: one that comes into being later, at its default, changes no identity."""
+    name = experiment.method.name
+    usual = moving(Experiment.from_tree({"model": {"path": "-"}, "data": {"path": "-"}, "method": {"name": name}}))
+    kept = {key: value for key, value in _plain(moving(experiment)).items() if key == "train.seed" or value != _plain(usual).get(key)}
+    return {"method.name": name, **kept}
+
+
+def _plain(settings: Mapping[str, object]) -> dict[str, object]:
+    """Tuples as the lists that JSON makes of them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}

@@ -1,0 +1,188 @@
+"""Cells are made once, anywhere, and merged by copying; what is broken is refused, what is foreign never mixed in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from inpo.comparing import Choice, compare, make
+from inpo.comparing.cells import Cell, read_cell
+from inpo.comparing.job import State, listing, look_up
+from inpo.errors import InputError
+from inpo.training.lock import Lock
+from tests.unit.comparing.small import TREE, write
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The small comparison, whole."""
+    root = tmp_path_factory.mktemp("comparison")
+    file = write(root / "small.yaml")
+    compare(file, root / "out")
+    return file, root / "out"
+
+
+def numbers(cell: Cell) -> object:
+    """What must not depend on where and when a cell was made."""
+    return cell.identity, cell.settings, cell.points, cell.training["drift"], cell.training["end"]
+
+
+def cells(folder: Path) -> dict[str, Cell]:
+    return {path.name: read_cell(path) for path in sorted((folder / "cells").glob("*.json"))}
+
+
+def test_a_whole_comparison(made: tuple[str, Path]) -> None:
+    """Base, base again, two trials for each arm with a grid, and 2 + 2 + 1 runs; nothing is left in work/; pictures of one seed each."""
+    file, out = made
+    assert len(cells(out)) == 1 + 1 + 4 + 5
+    assert list((out / "work").iterdir()) == []
+    assert {path.name.split(".")[0] for path in (out / "pictures").iterdir()} == {"base", "inpo", "dpo", "shuffled"}
+    lines = list(listing(look_up(file, out)))
+    assert all(line.startswith("there") for line in lines[:-1])
+    assert lines[-1].startswith("11 cells are there; the missing ones listed take 0 ")
+
+
+def test_a_cell_says_what_it_is_made_of(made: tuple[str, Path]) -> None:
+    """Both scorers and the oracle's parts for every prompt at every point; cost in UNet forwards counted, not estimated."""
+    cell = next(cell for name, cell in cells(made[1]).items() if name.startswith("dpo.seed-0."))
+    assert [point.key for point in cell.points] == [(2, 2, 3.0), (4, 2, 3.0), (4, 1, 3.0)]
+    oracle = {"world:oracle", *(f"world:oracle#{part}" for part in ("fidelity", "composition", "sharpness", "contrast"))}
+    assert all(set(point.scores) == {*oracle, "world:clip"} for point in cell.points)
+    assert all([len(row) for row in rows] == [1] * 4 for point in cell.points for rows in point.scores.values())
+    # Diffusion-DPO: two images through the policy and two through the reference for each of 4 pairs a step.
+    assert [point.forwards for point in cell.points] == [2 * 16, 4 * 16, 4 * 16]
+    assert cell.training["unet_forwards_per_pair"] == 4
+    assert 0 < float(str(cell.training["drift"])) < 0.1
+    assert {"python", "packages", "git_commit", "cpu"} <= set(cell.versions)
+
+
+def test_the_best_trial_on_validation_prompts_is_chosen(made: tuple[str, Path]) -> None:
+    file, out = made
+    state = look_up(file, out)
+    trials = state.plan.trials("inpo")
+    scores = [score for score in state.trial_scores(trials) if score is not None]
+    assert state.choice("inpo") == trials[scores.index(max(scores))].knobs
+    assert state.choice("shuffled") == state.choice("dpo")
+    runs = [cell for name, cell in cells(out).items() if name.startswith("inpo.seed-")]
+    assert [run.settings["optimizer.lr"] for run in runs] == [state.choice("inpo")["optimizer.lr"]] * 2  # type: ignore[index]
+
+
+def test_what_is_there_is_not_made_again(made: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a cell was made again")
+
+    monkeypatch.setattr("inpo.comparing.job.make", refuse)
+    compare(*made)
+
+
+def test_two_folders_made_apart_are_one_by_copying(made: tuple[str, Path], tmp_path: Path) -> None:
+    """Equal bit for bit with the folder that was made in one sitting, but for timings."""
+    file, whole = made
+    for cell in (whole / "cells").glob("*knobs-*.json"):
+        for machine in ("a", "b"):
+            (tmp_path / machine / "cells").mkdir(parents=True, exist_ok=True)
+            shutil.copy(cell, tmp_path / machine / "cells")
+    compare(file, tmp_path / "a", Choice(only=("inpo",), seeds=(1,)))
+    compare(file, tmp_path / "b", Choice(only=("base", "shuffled")))
+    shutil.copytree(tmp_path / "b" / "cells", tmp_path / "a" / "cells", dirs_exist_ok=True)
+    merged, complete = cells(tmp_path / "a"), cells(whole)
+    assert set(complete) - set(merged) == {name for name in complete if name.startswith(("dpo.seed", "inpo.seed-0"))}
+    for name, cell in merged.items():
+        if cell.role == "base":
+            assert cell.points == complete[name].points
+        else:
+            assert numbers(cell) == numbers(complete[name])
+
+
+def test_cells_of_other_settings_are_not_mixed_in(made: tuple[str, Path], tmp_path: Path) -> None:
+    """The same arms at another β: of the trials and runs nothing is taken, of the base everything."""
+    arms = {"inpo": {"method": "inpo", "settings": {"method.objective.beta": 400.0}}}
+    state = look_up(write(tmp_path / "other.yaml", arms=arms), made[1])
+    assert [state.find(cell) is not None for cell in state.planned()] == [True, True, False, False]
+
+
+def test_a_cell_with_fewer_points_is_made_again(made: tuple[str, Path], tmp_path: Path) -> None:
+    """And one with more is taken: the points that are asked for do not change a number."""
+    evaluation = {**TREE["evaluation"]}  # type: ignore[dict-item]
+    for at, there in (([4], True), ([1, 2, 4], False)):
+        state = look_up(write(tmp_path / "other.yaml", evaluation={**evaluation, "at": at}), made[1])
+        assert (state.find(state.plan.table("inpo", state.choice("inpo") or {})[0]) is not None) is there
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-100], "is no cell of a comparison"),
+        (lambda text: text.replace('"optimizer.lr":0.0001', '"optimizer.lr":0.0002', 1), "is not what its digest"),
+        (lambda text: json.dumps({**json.loads(text), "prompts": ["one"]}), "has scores for another number of prompts than 1"),
+        (lambda text: json.dumps({**json.loads(text), "colour": "red"}), "is no cell of a comparison"),
+        (lambda text: "[]", "is no cell of a comparison"),
+    ],
+)
+def test_a_broken_cell_is_refused_by_name(made: tuple[str, Path], tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(made[1] / "cells", tmp_path / "cells")
+    victim = next(path for path in sorted((tmp_path / "cells").iterdir()) if '"optimizer.lr":0.0001' in path.read_text())
+    victim.write_text(damage(victim.read_text()))
+    with pytest.raises(InputError, match=message) as refused:
+        compare(made[0], tmp_path)
+    assert str(victim) in str(refused.value)
+
+
+def test_a_renamed_cell_is_refused(made: tuple[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(made[1] / "cells", tmp_path / "cells")
+    victim = sorted((tmp_path / "cells").iterdir())[0]
+    victim.rename(victim.with_name("base.seed-0.0123456789abcdef.json"))
+    with pytest.raises(InputError, match="was changed or renamed"):
+        compare(made[0], tmp_path)
+
+
+def test_an_interrupted_cell_goes_on_from_its_checkpoint(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while the pictures of step 2 are made, after the step was saved: the rest is trained, nothing twice, all numbers equal."""
+    file, whole = made
+    (tmp_path / "out" / "cells").mkdir(parents=True)
+    for cell in (whole / "cells").glob("*knobs-*.json"):
+        shutil.copy(cell, tmp_path / "out" / "cells")
+    judge, looked = make.Look._judge, []
+
+    def killed(self: make.Look, model: object, key: tuple[int, int, float]) -> None:
+        looked.append(key)
+        if len(looked) == 1:
+            raise KeyboardInterrupt
+        judge(self, model, key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(make.Look, "_judge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(file, tmp_path / "out", Choice(only=("inpo",), seeds=(0,)))
+    assert [path.name for path in (tmp_path / "out" / "work").glob("*/run/checkpoints/*")] == ["step-000002"]
+    compare(file, tmp_path / "out", Choice(only=("inpo",), seeds=(0,)))
+    assert looked == [(2, 2, 3.0), (2, 2, 3.0), (4, 2, 3.0), (4, 1, 3.0)]
+    name = next(name for name in cells(whole) if name.startswith("inpo.seed-0."))
+    assert numbers(cells(tmp_path / "out")[name]) == numbers(cells(whole)[name])
+
+
+def test_what_another_process_makes_is_left_to_it(made: tuple[str, Path], tmp_path: Path) -> None:
+    """So the same command may be started once a core: each takes what is free, and nothing is made twice."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    for path in (tmp_path / "cells").glob("base*.json"):
+        path.unlink()
+    state: State = look_up(file, tmp_path)
+    held = tmp_path / "work" / state.plan.base()[0].stem
+    held.mkdir(parents=True)
+    lock = Lock(held / "lock.json")
+    compare(file, tmp_path)
+    lock.release()
+    assert [path.name.split(".")[0] for path in sorted((tmp_path / "cells").glob("base*"))] == ["base-again"]
+
+
+def test_a_folder_of_something_else_is_refused(made: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt, and is no comparison's folder"):
+        compare(made[0], tmp_path)
+    with pytest.raises(InputError, match="is a file; a comparison needs a folder"):
+        compare(made[0], tmp_path / "notes.txt")
+    with pytest.raises(InputError, match=r"--only='inpp' is no arm of this comparison \(did you mean 'inpo'\?\)"):
+        compare(made[0], tmp_path / "out", Choice(only=("inpp",)))

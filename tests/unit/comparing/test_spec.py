@@ -1,0 +1,130 @@
+"""The comparison file: what it means, and what is refused with the key, the value and the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from inpo.comparing.plan import Plan, moving
+from inpo.comparing.spec import Judging, load_comparison
+from inpo.errors import InputError
+from inpo.methods import METHODS
+from tests.unit.comparing.small import TREE, write
+
+
+def arms(**changes: object) -> dict[str, object]:
+    """The small comparison's arms with some replaced."""
+    return {**cast("dict[str, object]", TREE["arms"]), **changes}
+
+
+def test_points_by_hand() -> None:
+    """Steps 50 and 100 of a run of 100, and step 400 not; at the last the whole grid, the main way of sampling first and once."""
+    judging = Judging("p", ("s",), at=(50, 400), sampler_steps=20, guidance=3.0, also_sampler_steps=(1, 20), also_guidance=(1.0,))
+    assert judging.points(100) == [(50, 20, 3.0), (100, 20, 3.0), (100, 1, 3.0), (100, 20, 1.0)]
+    wide = Judging("p", ("s",), also_at=(50,), sampler_steps=2, guidance=1.0, also_sampler_steps=(1,))
+    assert wide.points(100) == [(50, 2, 1.0), (50, 1, 1.0), (100, 2, 1.0), (100, 1, 1.0)]
+
+
+def test_factors_and_choices(tmp_path: Path) -> None:
+    """ "x0.1" of Diffusion-DPO's 5,000 is 500; an arm's own grid replaces the common one; a control takes another's choice."""
+    plan = Plan(load_comparison(write(tmp_path / "a.yaml")))
+    assert [trial.knobs for trial in plan.trials("dpo")] == [{"method.objective.beta": 500.0}, {"method.objective.beta": 1000.0}]
+    assert [trial.knobs for trial in plan.trials("inpo")] == [{"optimizer.lr": 1e-5}, {"optimizer.lr": 1e-4}]
+    assert plan.trials("shuffled") == []
+    assert {trial.seed for trial in plan.trials("inpo")}.isdisjoint({cell.seed for cell in plan.table("inpo", {})})
+    assert plan.trials("inpo")[0].judge.prompts != plan.judge.prompts[:3]
+
+
+def test_every_setting_that_moves_a_number_moves_the_digest(tmp_path: Path) -> None:
+    """Seed, settings, data, prompts, samplings' seed: other digests. How often a run saves, or where the model lies: the same one."""
+    plan = Plan(load_comparison(write(tmp_path / "a.yaml")))
+    first = plan.table("inpo", {})[0]
+    digests = {first.digest, plan.table("inpo", {})[1].digest, plan.table("inpo", {"optimizer.lr": 3e-5})[0].digest}
+    shuffled, dpo = (plan.table(name, {})[0].digest for name in ("shuffled", "dpo"))
+    evaluation = cast("dict[str, object]", TREE["evaluation"])
+    for change in ({"limit": 3}, {"seed": 1}, {"scorers": ["world:oracle"]}):
+        other = Plan(load_comparison(write(tmp_path / "b.yaml", evaluation={**evaluation, **change})))
+        digests.add(other.table("inpo", {})[0].digest)
+    assert len(digests | {shuffled, dpo}) == 8
+    more = Plan(load_comparison(write(tmp_path / "c.yaml", evaluation={**evaluation, "at": [1, 2, 4]})))
+    assert more.table("inpo", {})[0].digest == first.digest
+    same = arms(inpo={"method": "inpo", "settings": {"method.objective.beta": 500.0, "train": {"save_every_steps": 1, "keep": 7}}})
+    assert Plan(load_comparison(write(tmp_path / "d.yaml", arms=same))).table("inpo", {})[0].digest == first.digest
+    assert first.experiment is not None
+    assert not {"model.path", "train.keep"} & set(moving(first.experiment))
+
+
+def test_others_are_every_method_that_no_arm_names(tmp_path: Path) -> None:
+    """So a method that is new in the table is compared without touching the file."""
+    left = sorted(set(METHODS) - {"inpo", "diffusion-dpo"})
+    found = load_comparison(write(tmp_path / "a.yaml", others={"seeds": 3}))
+    assert sorted(set(found.arms) - {"inpo", "dpo", "shuffled"}) == left
+    assert all(found.arms[name].seeds == 3 for name in left)
+    without = load_comparison(write(tmp_path / "b.yaml", others={"leave_out": ["sft"]}))
+    assert "sft" not in without.arms
+
+
+def test_quick_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    quick = {"at_most_seeds": 1, "evaluation": {"limit": 2}, "note": "small"}
+    path = write(tmp_path / "a.yaml", quick=quick)
+    whole, small = load_comparison(path), load_comparison(path, quick=True)
+    assert (whole.quick, whole.evaluation.limit, whole.arms["inpo"].seeds) == (False, 4, 2)
+    assert (small.quick, small.evaluation.limit, small.arms["inpo"].seeds, small.note) == (True, 2, 1, "small")
+    assert small.evaluation.scorers == whole.evaluation.scorers
+
+
+@pytest.mark.parametrize("name", ["world"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_packaged_comparisons_are_readable(name: str, quick: bool) -> None:
+    """Every cell of every arm is an experiment that may run; every method of the table has an arm."""
+    plan = Plan(load_comparison(name, quick=quick))
+    for arm in plan.comparison.arms:
+        assert all(trial.experiment for trial in plan.trials(arm))
+        assert plan.table(arm, {})[0].forwards > 0
+    assert {arm.method for arm in plan.comparison.arms.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {}}, "arms is empty"),
+        ({"arms": {"a": 3}}, "must hold a section for each arm"),
+        ({"arms": {"a": {"method": "inpp"}}}, r"'inpp' is not a method \(did you mean 'inpo'\?\)"),
+        ({"arms": {"a": {"method": "inpo", "sseds": 3}}}, "arms.a.sseds is not a setting"),
+        ({"arms": {"base": {"method": "inpo"}}}, "neither 'base' nor"),
+        ({"arms": {"a": {"method": "inpo", "knobs_of": "b"}}}, "knobs_of='b' is no other arm"),
+        ({"arms": {"a": {"method": "inpo", "knobs_of": "b", "grid": {"optimizer.lr": [1.0]}}}}, "cannot both be set"),
+        ({"arms": {"a": {"method": "inpo", "grid": {"optimizer.lr": [1e-5, 2e-5, 3e-5]}}}}, "3 trials, but knobs.trials=2"),
+        ({"knobs": None}, "needs a section 'knobs'"),
+        ({"evaluation": None}, "must say how models are judged"),
+        ({"evaluation": {"prompts": "world:heldout", "scorers": []}}, "evaluation.scorers is empty"),
+        ({"evaluation": {"prompts": "world:heldout", "scorers": ["world:oracle"], "at": [0]}}, "evaluation.at=0 must be"),
+        ({"seeds": 0, "title": None}, "comparison.title is not set"),
+    ],
+)
+def test_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_comparison(write(tmp_path / "a.yaml", **changes))
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"method": "inpo", "settings": {"method.objective.betta": 1.0}}, "arms.a: method.objective.betta is not .*objective.beta'"),
+        ({"method": "inpo", "settings": {"method.name": "sft"}}, "arms.a.settings: method.name='sft' is not"),
+        ({"method": "inpo", "grid": {"method.objective.beta": ["xx"]}}, "must be a value, or a factor"),
+        ({"method": "inpo", "grid": {"method.noising.compat": ["x2"]}}, "is a factor, but the arm's own value is None"),
+    ],
+)
+def test_an_arm_that_cannot_run_is_named(tmp_path: Path, arm: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan(load_comparison(write(tmp_path / "a.yaml", arms={"a": arm}))).trials("a")
+
+
+def test_unknown_comparisons(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'wolrd' is neither a comparison \(did you mean 'world'\?\)"):
+        load_comparison("wolrd")
+    with pytest.raises(InputError, match="has no section 'quick'"):
+        load_comparison(write(tmp_path / "a.yaml"), quick=True)
