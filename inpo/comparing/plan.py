@@ -205,7 +205,7 @@ class Plan:
 def _of_trials(knobs: Knobs, judging: Judging) -> Judging:
     """The first scorer alone, at the last step alone, on the trials' own prompts."""
     return dataclasses.replace(
-        judging, prompts=knobs.prompts, limit=knobs.limit, scorers=judging.scorers[:1],
+        judging, prompts=knobs.prompts, limit=knobs.limit, samples=knobs.samples, scorers=judging.scorers[:1],
         at=(), also_at=(), also_sampler_steps=(), also_guidance=(),
     )  # fmt: skip
 

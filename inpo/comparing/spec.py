@@ -75,18 +75,18 @@ class Knobs:
     """How settings are chosen: each arm's `grid` is tried on `prompts`, at most `trials` of them, with `seeds` training seeds each.
 
     Those are other seeds than the table's, and the highest mean score at the last step wins. `grid`: setting ↦ values, for arms that
-    have none of their own; a value "x0.1" is a tenth of the method's own. A setting that a method does not have is left out of it,
-    and so is one whose values are null.
+    have none of their own; a value "x0.1" is a tenth of the method's own. A setting that a method does not have is left out of it.
     """
 
     prompts: str
-    grid: dict[str, list[object] | None]
+    grid: dict[str, list[object]]
     trials: int
+    samples: int = 1
     seeds: int = 1
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("trials", "seeds"):
+        for key in ("trials", "samples", "seeds"):
             whole(f"knobs.{key}", getattr(self, key), low=1)
         whole("knobs.limit", self.limit, low=1, optional=True)
 
@@ -147,7 +147,7 @@ class Comparison:
             return {}
         if arm.grid is not None:
             return arm.grid
-        return {key: values for key, values in self.knobs.grid.items() if values and _has(arm, key)}
+        return {key: values for key, values in self.knobs.grid.items() if _has(arm, key)}
 
 
 def load_comparison(source: str, *, quick: bool = False) -> Comparison:
