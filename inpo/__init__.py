@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inpo.data.importing import ImportConfig, import_pairs
     from inpo.ddim import invert, sample, transfer
     from inpo.evaluation.winrate import win_rate
+    from inpo.exporting import Export, export
     from inpo.generation import GenerationConfig, generate
     from inpo.models.config import Lora
     from inpo.noising import Forward, Inversion
@@ -46,6 +47,8 @@ _NAMES = {
     "sample": "inpo.ddim",
     "transfer": "inpo.ddim",
     "win_rate": "inpo.evaluation.winrate",
+    "Export": "inpo.exporting",
+    "export": "inpo.exporting",
     "GenerationConfig": "inpo.generation",
     "generate": "inpo.generation",
     "Lora": "inpo.models.config",
@@ -59,6 +62,7 @@ _NAMES = {
 __all__ = [
     "Comparison",
     "Experiment",
+    "Export",
     "Forward",
     "GenerationConfig",
     "ImportConfig",
@@ -68,6 +72,7 @@ __all__ = [
     "Schedule",
     "demo",
     "evaluate",
+    "export",
     "generate",
     "generate_pairs",
     "import_pairs",

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inpo import world
+from inpo.card import CARD, Card
 from inpo.compose import WORLD_PAIRS, WORLD_SHUFFLED, load, open_pairs, prompt_set, resolve_model
 from inpo.config import Experiment
 from inpo.console import say
 from inpo.errors import Interrupted
+from inpo.files import replacing
 from inpo.generation import GenerationConfig, SampleGrid
+from inpo.models.base import ADAPTER_FILE
 from inpo.types import PairSource
 
 if TYPE_CHECKING:
@@ -104,7 +107,7 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResu
     if result.signal is not None:
         raise Interrupted(result.signal, result.step)
     with reporting(run.path / "model"):
-        on_main(lambda: _finish(model, experiment, run.path, result))
+        on_main(lambda: _finish(model, experiment, run.path, result, pairs=source.size))
     return result
 
 
@@ -143,19 +146,24 @@ def _sinks(experiment: Experiment, run: RunFolder) -> list[Sink]:
     return sinks
 
 
-def _finish(model: Model, experiment: Experiment, run: Path, result: FitResult) -> None:
-    save_result(model, experiment, run / "model")
-    write_training_summary(experiment, run, result)
+def _finish(model: Model, experiment: Experiment, run: Path, result: FitResult, *, pairs: int | None) -> None:
+    save_result(model, experiment, run / "model", pairs=pairs)
+    write_training_summary(experiment, run, result, pairs=pairs)
 
 
-def save_result(model: Model, experiment: Experiment, folder: Path) -> None:
-    """What users load without this package."""
+def save_result(model: Model, experiment: Experiment, folder: Path, *, pairs: int | None = None) -> None:
+    """What users load without this package, and its card. `pairs`: how many there were to train on."""
     if experiment.output.format == "lora":
         cast("AdaptedModel", model).save_adapter(folder)
     elif experiment.output.format == "unet":
         model.save_unet(folder / "unet")
     else:
         model.save_pipeline(folder)
+    file = ADAPTER_FILE if experiment.output.format == "lora" else None
+    name = folder.resolve().parent.name
+    card = Card(name, experiment.output.format, model.family, experiment, pairs=pairs, file=file)
+    with replacing(folder / CARD) as partial:
+        partial.write_text(card.text(), encoding="utf-8")
 
 
 def _sample(experiment: Experiment, model: Model, source: PairSource, *, run: Path, look: Look | None) -> Callable[[int], None]:
@@ -186,11 +194,11 @@ def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: 
     return SampleGrid(model, run, prompts[:GRID_PROMPTS], config)
 
 
-def write_training_summary(experiment: Experiment, run: Path, result: FitResult) -> None:
+def write_training_summary(experiment: Experiment, run: Path, result: FitResult, *, pairs: int | None = None) -> None:
     """summary.json of a run that was trained and not evaluated yet."""
     from inpo.evaluation.summary import SUMMARY, write_summary
 
-    methods = {experiment.method.name: _training_numbers(experiment, run, result)}
+    methods = {experiment.method.name: dataclasses.replace(_training_numbers(experiment, run, result), pairs=pairs)}
     write_summary(run / SUMMARY, kind="train", baseline="base", methods=methods)
 
 

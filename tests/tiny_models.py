@@ -84,13 +84,15 @@ def tiny_sdxl_unet(cross_attention_dim: int = 20) -> torch.nn.Module:
     )  # fmt: skip
 
 
-def tiny_text_encoder(tokenizer: object, hidden_size: int = 8, *, layers: int = 1, projection: int | None = None) -> torch.nn.Module:
+def tiny_text_encoder(
+    tokenizer: object, hidden_size: int = 8, *, layers: int = 1, projection: int | None = None, hidden_act: str = "quick_gelu"
+) -> torch.nn.Module:
     """A `CLIPTextModel` for this tokenizer, with a `projection` the class that SDXL's second tower is."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length, projection_dim=projection or hidden_size,
+        max_position_embeddings=tokenizer.model_max_length, projection_dim=projection or hidden_size, hidden_act=hidden_act,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)

@@ -68,7 +68,8 @@ class FailureCounts:
 class MethodSummary:
     """One method against the baseline. The first block describes its training, the second its evaluation by `scorer`.
 
-    `steps` were trained, or until `stopped` says why; the model's weights are those of step `result_step`.
+    `steps` were trained, or until `stopped` says why; the model's weights are those of step `result_step`. `pairs`: how many there were
+    to train on, absent where they never end.
     """
 
     steps: int | None = None
@@ -80,6 +81,7 @@ class MethodSummary:
     seconds: float | None = None
     result_step: int | None = None
     stopped: str | None = None
+    pairs: int | None = None
 
     scorer: str | None = None
     win_rate: float | None = None

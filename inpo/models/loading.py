@@ -37,7 +37,7 @@ def load(config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora 
     or does not fit the others, and weights that exist as pickles only.
     """
     parts = examine(config)
-    unet = _load_unet(parts)
+    unet = load_unet(parts)
     if lora:
         attach(unet, lora, seed=seed, attention=parts.family.lora_targets, stored=HALF.get(config.dtype, torch.float32))
     if config.gradient_checkpointing:
@@ -46,10 +46,10 @@ def load(config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora 
     encoder = StableDiffusionEncoder(vae, _load_towers(parts, device), parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
     policy = StableDiffusionDenoiser(unet, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
     whole = Model(policy.to(device), encoder, parts.family, parts.folder, parts.scheduler_config)
-    return AdaptedModel.of(whole, lora, base=config, read_base=functools.partial(_load_unet, parts)) if lora else whole
+    return AdaptedModel.of(whole, lora, base=config, read_base=functools.partial(load_unet, parts)) if lora else whole
 
 
-def _load_unet(parts: Parts) -> UNet2DConditionModel:
+def load_unet(parts: Parts) -> UNet2DConditionModel:
     """The UNet, with the adapters merged that belong to it."""
     unet = _load_module(UNET, parts.unet)
     for folder in parts.adapters:

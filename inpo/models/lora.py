@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from peft.tuners.lora.dora import DoraLinearLayer
 
 _ADAPTER = "default"
-_PREFIX = "unet."
-_METADATA = "lora_adapter_metadata"
+PREFIX = "unet."
+METADATA = "lora_adapter_metadata"
 
 
 def attach(
@@ -151,7 +151,7 @@ def write_adapter(folder: Path, network: nn.Module, lora: Lora, *, portable: boo
     """
     scale = lora.strength / lora.rank if portable else 1.0
     tensors = {
-        _PREFIX + name: (weight.detach() * scale if portable and ".lora_B." in name else weight.detach()).cpu().contiguous()
+        PREFIX + name: (weight.detach() * scale if portable and ".lora_B." in name else weight.detach()).cpu().contiguous()
         for name, weight in adapter_weights(network).items()
     }
     settings = {
@@ -160,15 +160,15 @@ def write_adapter(folder: Path, network: nn.Module, lora: Lora, *, portable: boo
         "target_modules": sorted(adapted_layers(network)),
         "use_dora": lora.dora,
     }
-    metadata = {_PREFIX + key: value for key, value in settings.items()}
+    metadata = {PREFIX + key: value for key, value in settings.items()}
     # One entry alone: safetensors writes several in an order that changes from call to call, and equal weights are to be equal files.
-    save_file(tensors, folder / ADAPTER_FILE, {_METADATA: json.dumps(metadata, sort_keys=True)})
+    save_file(tensors, folder / ADAPTER_FILE, {METADATA: json.dumps(metadata, sort_keys=True)})
 
 
 def read_adapter(folder: Path, network: nn.Module) -> None:
     """Puts a file of `write_adapter` into the network's adapters, in place. Raises `InputError` where it is not of these adapters."""
     file = folder / ADAPTER_FILE
-    tensors, own = _tensors(file), adapter_weights(network)
+    tensors, own = adapter_tensors(file), adapter_weights(network)
     shapes, own_shapes = ({(name, tuple(tensor.shape)) for name, tensor in each.items()} for each in (tensors, own))
     if different := sorted(shapes ^ own_shapes):
         name, shape = different[0]
@@ -180,26 +180,27 @@ def read_adapter(folder: Path, network: nn.Module) -> None:
 
 def merge_file(folder: Path, network: nn.Module) -> None:
     """Makes a file of `write_adapter` part of the network's weights, in place. Raises `InputError` where it does not fit the network."""
-    attach(network, _settings(folder / ADAPTER_FILE), seed=0)
+    attach(network, adapter_settings(folder / ADAPTER_FILE), seed=0)
     read_adapter(folder, network)
     merge(network)
 
 
-def _settings(file: Path) -> Lora:
+def adapter_settings(file: Path) -> Lora:
     """What the file's metadata says about its adapters."""
     try:
         with safe_open(file, framework="pt") as opened:
-            found = {key.removeprefix(_PREFIX): value for key, value in json.loads(opened.metadata()[_METADATA]).items()}
+            found = {key.removeprefix(PREFIX): value for key, value in json.loads(opened.metadata()[METADATA]).items()}
         return Lora(found["r"], found["lora_alpha"], tuple(found["target_modules"]), found["use_dora"])
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is no complete safetensors file ({error})") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} does not say how its adapters were made: its metadata has no usable {_METADATA} ({error!r})") from error
+        raise InputError(f"{file} does not say how its adapters were made: its metadata has no usable {METADATA} ({error!r})") from error
 
 
-def _tensors(file: Path) -> Mapping[str, Tensor]:
+def adapter_tensors(file: Path) -> Mapping[str, Tensor]:
+    """The file's tensors, by their names in the network."""
     try:
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(file).items()}
+        return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is no complete safetensors file ({error})") from error
 

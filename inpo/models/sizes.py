@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -55,6 +55,15 @@ def model_sizes(parts: Parts, lora: Lora | None = None) -> ModelSizes:
         latent_channels=unet.config.in_channels,
         pixels_per_latent=1 << (len(vae.config.block_out_channels) - 1),
     )
+
+
+def network_names(parts: Parts) -> Mapping[str, torch.Tensor]:
+    """Every tensor of the network by its name, without numbers."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        network = UNet2DConditionModel.from_config(read_json(parts.unet / "config.json"))
+    return cast("Mapping[str, torch.Tensor]", network.state_dict())
 
 
 def _text_encoder(component: Component, folder: Path) -> torch.nn.Module:

@@ -73,7 +73,7 @@ def test_train_resume_and_use_in_diffusers(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert next(line["loss"] for line in lines if "loss" in line) == pytest.approx(0.693147, abs=1e-5)
-    assert sorted(path.name for path in (out / "model").iterdir()) == ["base.json", "pytorch_lora_weights.safetensors"]
+    assert sorted(path.name for path in (out / "model").iterdir()) == ["README.md", "base.json", "pytorch_lora_weights.safetensors"]
     checkpoint = out / "checkpoints" / "step-000004" / "policy"
     assert [path.name for path in checkpoint.iterdir()] == ["pytorch_lora_weights.safetensors"]
 

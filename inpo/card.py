@@ -1,0 +1,172 @@
+"""The model card (README.md) beside every result: how it was made, what was measured, how it is loaded. As the Hugging Face hub reads it.
+
+A card is public: it names folders by their last part alone, and nothing of this machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from inpo.config import Experiment
+from inpo.models.families import UNET, Family
+from inpo.results import Judgement
+
+CARD = "README.md"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_DATA = re.compile(r"hub:([^/\s]+/[^/\s@:]+)")
+_ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
+_PLACES = {"model": ("path", "unet", "vae", "config"), "data": ("path", "root")}
+"""Settings that may say where on this machine something lies."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """`form`: what the result is (a format of `inpo export`). `file`: the one that is loaded, where the result is a single file.
+
+    `pairs`: how many the data had, None where nobody counted. `kept`: of a LoRA extracted from a fully trained network, the share of its
+    update's energy that it has.
+    """
+
+    name: str
+    form: str
+    family: Family
+    experiment: Experiment | None = None
+    pairs: int | None = None
+    judgements: tuple[Judgement, ...] = ()
+    file: str | None = None
+    kept: float | None = None
+
+    def text(self) -> str:
+        """The whole file. Equal facts make equal bytes."""
+        parts = [self._front_matter(), f"# {self.name}", self._about(), *self._sections()]
+        return "\n\n".join(part.strip() for part in parts) + "\n"
+
+    @property
+    def _adapters(self) -> bool:
+        return self.form.startswith("lora")
+
+    @property
+    def _base(self) -> str:
+        """What it was trained from: a hub id, or a folder's last part."""
+        return public(self.experiment.model.path) if self.experiment else "BASE"
+
+    def _front_matter(self) -> str:
+        facts: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+        tags = ["text-to-image", "diffusers", self.family.title.lower().replace(" ", "-"), "preference-alignment", "inpo"]
+        if self.experiment:
+            if _HUB_ID.fullmatch(self._base):
+                facts |= {"base_model": self._base, "base_model_relation": "adapter" if self._adapters else "finetune"}
+            if found := _HUB_DATA.match(self.experiment.data.path):
+                facts["datasets"] = [found[1]]
+            method = self.experiment.method
+            tags += [method.name, *(f"arxiv:{each}" for each in _ARXIV.findall(method.paper))]
+        if self._adapters:
+            tags.append("lora")
+        facts["tags"] = list(dict.fromkeys(tags))
+        return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+    def _about(self) -> str:
+        kind = {"lora": "LoRA", "lora-kohya": "LoRA", "unet": "denoising network", "single-file": "checkpoint"}.get(self.form, "pipeline")
+        if self.experiment is None:
+            return f"A {self.family.title} {kind}, written by `inpo export`."
+        return f"A {self.family.title} {kind}, trained with {self.experiment.method.title} from {code(self._base)}."
+
+    def _paper(self) -> str:
+        paper = self.experiment.method.paper if self.experiment else ""
+        return _ARXIV.sub(lambda found: f"[{found[0]}](https://arxiv.org/abs/{found[0]})", paper)
+
+    def _sections(self) -> Iterator[str]:
+        yield f"## How to load it\n\n{_fenced('python', self._loading())}"
+        if self.form in ("lora-kohya", "single-file"):
+            folder = "loras" if self._adapters else "checkpoints"
+            yield f"ComfyUI reads {code(str(self.file))} from `models/{folder}`, and so do the other programs that know this layout."
+        if self.kept is not None:
+            yield (
+                f"This LoRA was extracted from a network that was trained in full. It holds {self.kept:.1%} of the energy of the update "
+                "(the sum of the squares of all weights' changes); the rest is not in it."
+            )
+        if self.experiment:
+            yield f"## How it was trained\n\n{self._training(self.experiment)}"
+            yield f"If you use it, please cite the method's paper: {self._paper()}."
+        if self.judgements:
+            yield f"## What was measured\n\n{_measured(self.judgements)}"
+        yield (
+            "## Licence\n\nThe licence of the base model applies to what was made from it, and the data may add terms of its own: read "
+            "both before you pass this on."
+        )
+
+    def _loading(self) -> str:
+        pipeline, file = self.family.pipeline, self.file or ""
+        whole = f"from diffusers import {pipeline}\n\npipe = {pipeline}"
+        if self.form == "single-file":
+            return f"{whole}.from_single_file({file!r})"
+        if self._adapters:
+            return f"{whole}.from_pretrained({self._base!r})\npipe.load_lora_weights({self.name!r}, weight_name={file!r})"
+        if self.form == "unet":
+            kind = UNET.kind
+            imports = f"from diffusers import {pipeline}, {kind}\n\nnetwork = {kind}.from_pretrained({self.name!r})"
+            return f"{imports}\npipe = {pipeline}.from_pretrained({self._base!r}, {UNET.name}=network)"
+        return f"{whole}.from_pretrained({self.name!r})"
+
+    def _training(self, experiment: Experiment) -> str:
+        train, adapters = experiment.train, experiment.lora
+        trained = f"{'DoRA' if adapters.dora else 'LoRA'} of rank {adapters.rank}" if adapters else "the whole network"
+        counted = "" if self.pairs is None else f", {self.pairs:,} pairs"
+        rows = {
+            "base": code(self._base) + (f", its network from {code(public(experiment.model.unet))}" if experiment.model.unet else ""),
+            "data": code(public(experiment.data.path)) + counted,
+            "trained": trained,
+            "steps": f"at most {train.steps}, of {train.pairs_per_step} pairs each",
+            "learning rate": f"{experiment.optimizer.lr:g}",
+            "seed": str(train.seed),
+        }
+        table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+        settings = yaml.safe_dump(public_settings(experiment.to_tree()), sort_keys=False, allow_unicode=True)
+        return f"{table}\n\nAll settings:\n\n{_fenced('yaml', settings)}"
+
+
+def public(place: str) -> str:
+    """A folder or file by its last part; hub ids, names of built-in things and `hub:` data as they are."""
+    if place.startswith("hub:") or (_HUB_ID.fullmatch(place) and not Path(place).expanduser().exists()):
+        return place
+    path = Path(place)
+    # Of a pattern the last part says nothing.
+    return path.name if not re.search(r"[*?\[]", path.name) else f"{path.parent.name}/{path.name}"
+
+
+def public_settings(tree: Mapping[str, object]) -> dict[str, object]:
+    """The settings without where on this machine anything lies."""
+    return {name: _public_section(section, _PLACES.get(name, ())) for name, section in tree.items()}
+
+
+def _public_section(value: object, places: tuple[str, ...]) -> object:
+    if isinstance(value, Mapping):
+        return {key: public(item) if key in places and isinstance(item, str) else _public_section(item, ()) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public_section(item, ()) for item in value]
+    return public(value) if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def code(text: str) -> str:
+    """As Markdown's code, whatever it holds: names are other people's text."""
+    return f"`{text.replace('`', '').replace('|', '/').replace(chr(10), ' ')}`"
+
+
+def _fenced(language: str, text: str) -> str:
+    return f"```{language}\n{text.strip()}\n```"
+
+
+def _measured(judgements: tuple[Judgement, ...]) -> str:
+    lines = ["| | judged by | win rate | 95 % | prompts |", "|---|---|---|---|---|"]
+    for each in judgements:
+        found = each.numbers
+        against = f"{code(each.name)} against {code(each.baseline)}"
+        lines.append(f"| {against} | {code(found.scorer or '–')} | {found.win_rate:.3f} | {found.low:.3f} – {found.high:.3f} | {found.n} |")
+        if second := found.second_scorer:
+            lines.append(f"| {against} | {code(second.name)} | {second.win_rate:.3f} | {second.low:.3f} – {second.high:.3f} | |")
+    return "\n".join(lines)

@@ -1,0 +1,32 @@
+"""`inpo export` and `inpo push`: a result leaves the run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+app = typer.Typer()
+
+Run = Annotated[str, typer.Argument(help="A run folder, a pipeline folder, a hub id, or 'world'.", metavar="RUN")]
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write, or for one file its name, ….safetensors.")],
+    format: Annotated[str, typer.Option("--format", help="pipeline, unet, lora, lora-kohya or single-file.")] = "pipeline",
+    rank: Annotated[int | None, typer.Option(help="Extract a LoRA of this rank from a fully trained network, by SVD.")] = None,
+    base: Annotated[str | None, typer.Option(help="What the extracted LoRA is put on; else what the run started from.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of a LoRA or a single file: fp32, bf16 or fp16.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a result as other programs load it."""
+    from inpo.exporting import Export, Format
+    from inpo.exporting import export as write
+    from inpo.types import Dtype
+
+    job = Export(run, cast(Format, format), rank, base, cast("Dtype | None", dtype))
+    print("\n".join(write(job, out, force=force).lines()))
+

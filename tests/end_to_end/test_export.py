@@ -1,0 +1,204 @@
+"""`inpo export` on runs of every kind: read elsewhere, with a card, complete or absent, and refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from inpo.models.config import ModelConfig
+from inpo.models.loading import load
+from tests.end_to_end.conftest import Run, small
+
+LORA = ("lora.rank=2", "output.format=lora", "optimizer.lr=0.05")
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> Make:
+    """Trains a tiny run of two steps and returns its folder."""
+
+    def train(name: str, *settings: str) -> Path:
+        done = run("train", "sd15-sft", *small(tiny_pipeline, pairs_file, "sft", "optimizer.lr=0.01", *settings), "--out", tmp_path / name)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    return train
+
+
+def latents(pipe: DiffusionPipeline) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
+    made: torch.Tensor = pipe("a red circle", generator=torch.Generator().manual_seed(0), **settings).images
+    return made
+
+
+def test_a_fully_trained_run_in_every_format(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Pipeline, UNet and single file are the run's result; a LoRA of it needs a rank, and says how much it keeps."""
+    full = make("full")
+    wanted = latents(DiffusionPipeline.from_pretrained(full / "model"))
+    for form in ("pipeline", "unet", "single-file"):
+        done = run("export", full, "--format", form, "--out", tmp_path / form)
+        assert done.code == 0, done.err
+        assert done.out == f"{form} in {tmp_path / form}\n"
+        assert "Supervised fine-tuning on winners" in (tmp_path / form / "README.md").read_text()
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    file = type(pipeline).from_single_file(str(tmp_path / "single-file" / "single-file.safetensors"), config=str(tiny_pipeline))
+    for pipe in (pipeline, DiffusionPipeline.from_pretrained(tiny_pipeline, unet=unet), file):
+        torch.testing.assert_close(latents(pipe), wanted, rtol=0, atol=1e-4)
+    refused = run("export", full, "--format", "lora", "--out", tmp_path / "lora")
+    assert (refused.code, "its network was trained in full. --rank 32 extracts" in refused.err) == (2, True)
+    for form in ("lora", "lora-kohya"):
+        done = run("export", full, "--format", form, "--rank", 64, "--out", tmp_path / form)
+        assert done.code == 0, done.err
+        assert "extracted by SVD: " in done.out
+        pipe = DiffusionPipeline.from_pretrained(tiny_pipeline)
+        pipe.load_lora_weights(tmp_path / form, weight_name=f"{'pytorch_lora_weights' if form == 'lora' else form}.safetensors")
+        torch.testing.assert_close(latents(pipe), latents(without_vectors(tiny_pipeline, unet)), rtol=0, atol=1e-4)
+
+
+def without_vectors(base: Path, trained: UNet2DConditionModel) -> DiffusionPipeline:
+    """The base with the trained matrices and kernels, but its own norms and biases: all that a LoRA of full rank can have."""
+    pipe = DiffusionPipeline.from_pretrained(base)
+    matrices = {name: weight for name, weight in trained.state_dict().items() if weight.ndim > 1}
+    pipe.unet.load_state_dict(matrices, strict=False)
+    return pipe
+
+
+def test_a_run_of_adapters(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """As they are, merged, and where they were merged into the result, extracted at their own rank without loss."""
+    out = make("adapters", *LORA)
+    merged = make("merged", *LORA, "output.format=pipeline")
+    wanted = latents(DiffusionPipeline.from_pretrained(merged / "model"))
+    assert run("export", out, "--format", "lora", "--out", tmp_path / "lora").code == 0
+    ours, theirs = (load_file(each / "pytorch_lora_weights.safetensors") for each in (out / "model", tmp_path / "lora"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    # base.json says where on this machine the base lies.
+    assert sorted(each.name for each in (tmp_path / "lora").iterdir()) == ["README.md", "pytorch_lora_weights.safetensors"]
+    done = run("export", merged, "--format", "lora", "--out", tmp_path / "extracted.safetensors")
+    assert "100.0% of the update's energy is kept" in done.out
+    assert "rank 2 on" in done.out
+    assert "holds 100.0% of the energy" in (tmp_path / "extracted.md").read_text()
+    for where, name in ((tmp_path / "lora", "pytorch_lora_weights.safetensors"), (tmp_path, "extracted.safetensors")):
+        pipe = DiffusionPipeline.from_pretrained(tiny_pipeline)
+        pipe.load_lora_weights(where, weight_name=name)
+        torch.testing.assert_close(latents(pipe), wanted, rtol=0, atol=1e-4)
+    assert run("export", out, "--out", tmp_path / "whole").code == 0
+    torch.testing.assert_close(latents(DiffusionPipeline.from_pretrained(tmp_path / "whole")), wanted, rtol=0, atol=1e-4)
+
+
+def test_adapters_on_adapters(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Two files cannot be one as they are; by SVD they can, against the plain base."""
+    first = make("first", *LORA)
+    second = make("second", *LORA, f"model.path={first}")
+    refused = run("export", second, "--format", "lora", "--out", tmp_path / "lora")
+    assert (refused.code, "holds adapters on a base that has adapters itself: --rank" in refused.err) == (2, True)
+    done = run("export", second, "--format", "lora", "--rank", 4, "--out", tmp_path / "lora")
+    assert "100.0% of the update's energy" in done.out
+    pipe = DiffusionPipeline.from_pretrained(tiny_pipeline)
+    pipe.load_lora_weights(tmp_path / "lora")
+    assert run("export", second, "--out", tmp_path / "whole").code == 0
+    torch.testing.assert_close(latents(pipe), latents(DiffusionPipeline.from_pretrained(tmp_path / "whole")), rtol=0, atol=1e-4)
+
+
+def test_a_run_that_kept_its_unet_alone(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """The rest of the pipeline is its base's."""
+    out = make("alone", "output.format=unet")
+    assert (out / "model" / "README.md").is_file()
+    assert run("export", out, "--out", tmp_path / "whole").code == 0
+    ours = load(ModelConfig(str(tiny_pipeline), unet=str(out / "model" / "unet")))
+    assert ours.fingerprint() == load(ModelConfig(str(tmp_path / "whole"))).fingerprint()
+
+
+def test_halves_and_names_of_files(run: Run, tiny_sdxl_v_pipeline: Path, tmp_path: Path) -> None:
+    """A pipeline folder is exported too; v-prediction is marked in the file, as SDXL's users expect."""
+    done = run("export", tiny_sdxl_v_pipeline, "--format", "single-file", "--dtype", "fp16", "--out", tmp_path / "new" / "one.safetensors")
+    assert done.code == 0, done.err
+    tensors = load_file(tmp_path / "new" / "one.safetensors")
+    assert {"v_pred", "ztsnr"} <= tensors.keys()
+    assert {tensor.dtype for name, tensor in tensors.items() if name not in ("v_pred", "ztsnr")} == {torch.float16}
+    assert (tmp_path / "new" / "one.safetensors").stat().st_mode == (tmp_path / "new" / "one.md").stat().st_mode
+
+
+def test_nothing_is_overwritten_unless_asked(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """A folder with anything in it, an existing file; with --force an earlier export, and never somebody else's folder."""
+    out, file, other = tmp_path / "out", tmp_path / "one.safetensors", tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    for arguments in (("--out", out), ("--format", "single-file", "--out", file)):
+        assert run("export", tiny_pipeline, *arguments).code == 0
+        refused = run("export", tiny_pipeline, *arguments)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "choose another, or --force to replace an earlier export" in refused.err
+        assert run("export", tiny_pipeline, *arguments, "--force").code == 0
+    kept = run("export", tiny_pipeline, "--out", other, "--force")
+    assert (kept.code, "is no earlier save" in kept.err) == (2, True)
+    assert (other / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_broken_export_leaves_nothing(run: Run, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, for a file and for a folder: one line, exit 1, and no part of it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    for out in ("one.safetensors", "folder"):
+        done = run("export", tiny_pipeline, "--format", "single-file", "--out", tmp_path / out)
+        assert done.code == 1
+        assert f"--out {tmp_path / out} could not be written ([Errno 28] No space left on device): nothing is left of it" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("--format", "ckpt", "--out", "x"), "format='ckpt' is not known"),
+    (("--rank", 4, "--out", "x"), "rank=4 belongs to a LoRA"),
+    (("--format", "lora", "--rank", 0, "--out", "x"), "rank=0 must be a whole number of at least 1"),
+    (("--dtype", "fp16", "--out", "x"), "dtype='fp16': a pipeline is kept in fp32"),
+    (("--format", "lora", "--dtype", "int8", "--out", "x"), "dtype='int8' is not known"),
+    (("--out", "x.safetensors"), "a pipeline is a folder, not a file"),
+    (("--format", "lora", "--rank", 4, "--out", "x"), "is no run's folder, so its base is not known: give it as --base"),
+    (("--format", "lora", "--out", "x"), "has no adapters to export: its network was trained in full"),
+    (("--format", "lora", "--rank", 4, "--base", "{self}", "--out", "x"), "the trained network equals its base"),
+    (("--format", "lora", "--rank", 4, "--base", "{sdxl}", "--out", "x"), "the trained network and the base differ in"),
+    (("--format", "lora", "--rank", 4, "--base", "nowhere/at/all", "--out", "x"), "--base='nowhere/at/all'"),
+    (("--format", "lora", "--out", "taken.txt"), "is a file: give a folder"),
+    (("--format", "lora", "--out", "folder.safetensors"), "is a folder, and its name is a file's"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(
+    arguments: tuple[object, ...], words: str, run: Run, tiny_pipeline: Path, tiny_sdxl_pipeline: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Exit 2, naming the option, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.txt").write_text("")
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.iterdir())
+    done = run("export", tiny_pipeline, *(str(each).format(self=tiny_pipeline, sdxl=tiny_sdxl_pipeline) for each in arguments))
+    lines = [line for line in done.err.splitlines() if not line.startswith("loading")]
+    assert (done.code, len(lines)) == (2, 1), done.err
+    assert words in lines[0]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_runs_that_cannot_be_exported(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """One that did not finish, and one whose base is gone; neither leaves anything."""
+    out = make("full")
+    base = shutil.copytree(out, tmp_path / "moved")
+    text = (base / "config.yaml").read_text().replace(str(tiny_pipeline), str(tmp_path / "gone"))
+    (base / "config.yaml").write_text(text)
+    gone = run("export", base, "--format", "lora", "--rank", 2, "--out", tmp_path / "lora")
+    assert (gone.code, "names a base that cannot be used" in gone.err, "give it as --base" in gone.err) == (2, True, True)
+    shutil.rmtree(out / "model")
+    unfinished = run("export", out, "--out", tmp_path / "whole")
+    assert (unfinished.code, "is a run that has no model/ yet" in unfinished.err) == (2, True)
+    assert not (tmp_path / "lora").exists()
+    assert not (tmp_path / "whole").exists()

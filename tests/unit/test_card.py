@@ -1,0 +1,91 @@
+"""The card is what the hub reads, says what is known and nothing of this machine, and equal facts make equal bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from inpo.card import Card, public, public_settings
+from inpo.config import Experiment, load_experiment
+from inpo.evaluation.summary import MethodSummary, SecondScorer
+from inpo.models.families import SD, SDXL
+from inpo.results import Judgement
+
+
+def experiment(*more: str) -> Experiment:
+    return load_experiment("sd15-inpo", ["data.path=/home/somebody/secret/pairs.parquet", *more])
+
+
+def test_the_front_matter_is_the_hubs() -> None:
+    """Read by huggingface_hub itself: base model, library, pipeline tag, the method and its paper."""
+    card = ModelCard(Card("mine", "pipeline", SD, experiment(), pairs=1234).text())
+    assert card.data.base_model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert card.data.library_name == "diffusers"
+    assert card.data.pipeline_tag == "text-to-image"
+    assert {"stable-diffusion", "inpo", "arxiv:2503.18454"} <= set(card.data.tags)
+    assert card.data.to_dict()["base_model_relation"] == "finetune"
+    assert "datasets" not in card.data.to_dict()
+    assert "1,234 pairs" in card.content
+    assert "[2503.18454](https://arxiv.org/abs/2503.18454)" in card.content
+
+
+def test_adapters_and_hub_data_are_said() -> None:
+    """A LoRA is an adapter of its base, and a data set of the hub is linked."""
+    made = load_experiment("sd15-dpo", ["data.path=hub:owner/pairs@main:train", "lora.rank=8", "output.format=lora"])
+    card = ModelCard(Card("mine", "lora", SD, made, file="pytorch_lora_weights.safetensors").text())
+    facts = card.data.to_dict()
+    assert facts["base_model_relation"] == "adapter"
+    assert facts["datasets"] == ["owner/pairs"]
+    assert "lora" in facts["tags"]
+    assert "LoRA of rank 8" in card.content
+    assert "load_lora_weights('mine', weight_name='pytorch_lora_weights.safetensors')" in card.content
+
+
+def test_nothing_of_this_machine_is_in_it(tmp_path: Path) -> None:
+    """Folders by their last part, in the text and in the settings; a folder is no base model of the hub."""
+    made = experiment(f"model.path={tmp_path}/base", f"model.unet={tmp_path}/sft/unet", "data.root=/home/somebody")
+    text = Card("mine", "unet", SD, made).text()
+    assert str(tmp_path) not in text
+    assert "/home" not in text
+    assert "`base`, its network from `unet`" in text
+    assert "base_model" not in yaml.safe_load(text.split("---")[1])
+    assert public("/data/pick/*.parquet") == "pick/*.parquet"
+    assert public("world:pairs") == "world:pairs"
+    assert public_settings({"extra": {"list": ["/a/b", 1]}, "report_to": []}) == {"extra": {"list": ["b", 1]}, "report_to": []}
+
+
+def test_names_cannot_break_out_of_the_card() -> None:
+    """Backticks, pipes and line ends of other people's names stay inside."""
+    made = experiment("data.path=/x/`a|b\nc`.parquet")
+    row = next(line for line in Card("mine", "pipeline", SD, made).text().splitlines() if line.startswith("| data"))
+    assert row == "| data | `a/b c.parquet` |"
+
+
+def test_win_rates_are_told_with_their_interval() -> None:
+    """Those of the first scorer, and of the one that was not optimised for."""
+    numbers = MethodSummary(
+        scorer="world:oracle", win_rate=0.625, low=0.5, high=0.75, n=40, second_scorer=SecondScorer("world:clip", 0.55, 0.4, 0.7)
+    )
+    text = Card("mine", "pipeline", SDXL, experiment(), judgements=(Judgement("candidate", "baseline", numbers),)).text()
+    assert "| `candidate` against `baseline` | `world:oracle` | 0.625 | 0.500 – 0.750 | 40 |" in text
+    assert "| `candidate` against `baseline` | `world:clip` | 0.550 | 0.400 – 0.700 | |" in text
+    assert "What was measured" not in Card("mine", "pipeline", SDXL, experiment()).text()
+
+
+@pytest.mark.parametrize("form", ["pipeline", "unet", "lora", "lora-kohya", "single-file"])
+def test_every_form_says_how_it_is_loaded(form: str) -> None:
+    """As code that compiles, with the family's own class."""
+    card = Card("mine", form, SDXL, experiment(), file="f.safetensors", kept=0.5 if form == "lora" else None)
+    text = card.text()
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    compile(code, form, "exec")
+    assert "StableDiffusionXLPipeline" in code
+    assert ("holds 50.0% of the energy" in text) is (form == "lora")
+    assert ("ComfyUI" in text) is (form in ("lora-kohya", "single-file"))
+    assert text == dataclasses.replace(card).text()
+    assert "written by `inpo export`" in Card("mine", form, SDXL).text()
