@@ -16,17 +16,23 @@ from inpo import ddim
 from inpo.ddim import Churn, ChurnRule, Solver
 from inpo.randomness import PairNoise
 from inpo.release import ReleaseGrid
-from inpo.schedule import Level, Schedule
+from inpo.schedule import WHOLE_PATH, Level, Schedule, Span
 from inpo.types import Denoiser, Noised, NoisedPairs, PairBatch
 
 Inverter = Literal["policy", "reference"]
 
 
 class Noising(Protocol):
-    """Pairs and times to training points. `inverter` says whose trajectory is walked; None where no network is asked."""
+    """Pairs and times to training points. `inverter` says whose trajectory is walked; None where no network is asked.
+
+    `t_range`: the part of the path in which the times lie.
+    """
 
     @property
     def inverter(self) -> Inverter | None: ...
+
+    @property
+    def t_range(self) -> Span: ...
 
     def mean_evaluations(self, schedule: Schedule) -> float:
         """Network evaluations per image, averaged over the law of t."""
@@ -40,10 +46,17 @@ class Noising(Protocol):
 
 @dataclass(frozen=True)
 class Forward:
-    """Forward noising, x_t = α_t x_0 + σ_t ε (M1). `shared_noise`: winner and loser get the same ε, as Diffusion-DPO does."""
+    """Forward noising, x_t = α_t x_0 + σ_t ε (M1). `shared_noise`: winner and loser get the same ε, as Diffusion-DPO does.
+
+    `t_range`: the part of the path in which t is drawn. Raises `ValueError` for a range that is none.
+    """
 
     shared_noise: bool = True
+    t_range: Span = WHOLE_PATH
     inverter: ClassVar[Inverter | None] = None
+
+    def __post_init__(self) -> None:
+        _check_range(self.t_range)
 
     def mean_evaluations(self, schedule: Schedule) -> float:
         """None: noise is drawn, not found."""
@@ -73,7 +86,9 @@ class Inversion:
     `inversion_steps` N: grid of T/N; a pair at t takes k(t) evaluations per image, (N+1)/2 on average. `eta` η: share of the
     forward process mixed in (M6); `shared_noise`: one n for winner and loser. `order`, `corrector_steps`: see `ddim.Solver`.
     `inverter`: whose trajectory; the policy's is the paper's. `compat="inpo-release"`: the released code's grid, which does
-    not land on t, and its noise (`inpo.release`). Raises `ValueError` for combinations that cannot hold.
+    not land on t, and its noise (`inpo.release`). `first_eta`: η of the first step alone, None for the same; 1 starts from noise that is
+    drawn and walks the trajectory from there. `t_range`: the part of the path in which t is drawn. Raises `ValueError` for
+    combinations that cannot hold.
     """
 
     inversion_steps: int = 10
@@ -83,18 +98,27 @@ class Inversion:
     corrector_steps: int = 0
     inverter: Inverter = "policy"
     compat: Literal["inpo-release"] | None = None
+    first_eta: float | None = None
+    t_range: Span = WHOLE_PATH
 
     def __post_init__(self) -> None:
         if self.inversion_steps < 1:
             raise ValueError(f"inversion_steps={self.inversion_steps} must be at least 1")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is inversion, 1 the forward process")
-        if self.shared_noise and self.eta == 0 and self.compat is None:
+        for name in ("eta", "first_eta"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]: 0 is inversion, 1 the forward process")
+        _check_range(self.t_range)
+        if self.shared_noise and not self.noisy and self.compat is None:
             raise ValueError("shared_noise=true has no effect at eta=0: set eta, or leave shared_noise out")
-        if self.compat and (self.eta or not self.solver.plain):
+        if self.compat and (self.noisy or self.first_eta is not None or not self.solver.plain):
             raise ValueError(f"compat={self.compat!r} fixes eta, order and corrector_steps: leave them out")
-        if self.eta and not self.solver.plain:
+        if self.noisy and not self.solver.plain:
             raise ValueError("eta > 0 needs order=1 and corrector_steps=0: slopes of a noisy path have no second order")
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any step is mixed with the forward process."""
+        return bool(self.eta or self.first_eta)
 
     @property
     def solver(self) -> Solver:
@@ -118,7 +142,7 @@ class Inversion:
 
     def mean_evaluations(self, schedule: Schedule) -> float:
         """E over t of what the solver asks in k(t) steps: (N+1)/2 for Euler."""
-        t = schedule.draw(torch.arange(1000, dtype=torch.float64) / 1000)
+        t = schedule.draw(torch.arange(1000, dtype=torch.float64) / 1000, self.t_range)
         return float(self.solver.evaluations(self.bucket(schedule, t)).double().mean())
 
     def _invert_pairs(
@@ -140,17 +164,20 @@ class Inversion:
         return [schedule.clean(len(t)), *schedule.inversion_nodes(t, self.inversion_steps)]
 
     def _churn(self, schedule: Schedule, noise: PairNoise, sides: int) -> ChurnRule | None:
-        if not self.eta and not self.compat:
+        if not self.noisy and not self.compat:
             return None
 
-        def rule(j: int, x: Tensor, r: Level, s: Level) -> Churn:
+        def rule(j: int, x: Tensor, r: Level, s: Level) -> Churn | None:
+            eta = self.eta if j > 0 or self.first_eta is None else self.first_eta
+            if not eta and not self.compat:
+                return None
             walking = noise[range(len(x) // sides)]
             win = walking.normal(f"invert/win/{j}", x[::sides])
             other = win if self.shared_noise or sides == 1 else walking.normal(f"invert/lose/{j}", x[::sides])
             n = torch.stack([win, other][:sides], dim=1).flatten(0, 1)
             if self.compat:
                 return ReleaseGrid.of(schedule, self.inversion_steps).churn(x, r, s, noise=n)
-            return ddim.eta_churn(x, r, s, eta=self.eta, noise=n)
+            return ddim.eta_churn(x, r, s, eta=eta, noise=n)
 
         return rule
 
@@ -172,7 +199,7 @@ class InversionStep(Inversion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eta or self.compat:
+        if self.noisy or self.compat:
             raise ValueError("eta and compat add noise to a step, which then has no noise of its own to be a target: leave them out")
 
     def _points(self, denoiser: Denoiser, x_0: Tensor, walked: _Walked, level: Level) -> Noised:
@@ -188,6 +215,12 @@ class _Walked:
     x_r: Tensor
     x_t: Tensor
     nodes: list[Level]
+
+
+def _check_range(t_range: Span) -> None:
+    low, high = t_range
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"t_range={list(t_range)} must be two shares of the path, 0 ≤ low < high ≤ 1, as [0.3, 1.0]")
 
 
 def _gather(parts: list[Noised], order: Tensor) -> Noised:

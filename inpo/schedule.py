@@ -19,6 +19,9 @@ from torch import Tensor
 Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
 PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow", "sample")
 FLOW_TIME_SCALE = 1000.0
+Span = tuple[float, float]
+"""A part of the path from data (0) to noise (1), as shares of its length: low and high."""
+WHOLE_PATH: Span = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Schedule(Protocol):
     def clean(self, count: int) -> Level:
         """The clean node, α = 1 and σ = 0, for `count` examples."""
 
-    def draw(self, uniform: Tensor) -> Tensor:
-        """Times from numbers in [0, 1): the law of t, uniform over the path."""
+    def draw(self, uniform: Tensor, span: Span = WHOLE_PATH) -> Tensor:
+        """Times from numbers in [0, 1): the law of t, uniform over the path or a part of it."""
 
     def bucket(self, t: Tensor, steps: int) -> Tensor:
         """k(t), `[B]` in 1…steps: how many network evaluations an inversion that lands on t takes.
@@ -121,9 +124,10 @@ class VPSchedule:
         """α = 1, σ = 0; the network is asked at index 0."""
         return Level(torch.ones(count, dtype=self.dtype), torch.zeros(count, dtype=self.dtype), torch.zeros(count, dtype=torch.long))
 
-    def draw(self, uniform: Tensor) -> Tensor:
-        """⌊u T⌋: uniform over 0…T−1."""
-        return (uniform * self.length).long().clamp(max=self.length - 1)
+    def draw(self, uniform: Tensor, span: Span = WHOLE_PATH) -> Tensor:
+        """⌊u T⌋ with u in [low, high): uniform over 0…T−1, or the times of that part of the path."""
+        low, high = span
+        return ((low + (high - low) * uniform) * self.length).long().clamp(max=self.length - 1)
 
     def bucket(self, t: Tensor, steps: int) -> Tensor:
         """k(t) = ⌊t N / T⌋ + 1. Raises `ValueError` outside 1…T steps: nodes closer than one time would fall together."""
@@ -178,9 +182,10 @@ class FlowSchedule:
         zero = torch.zeros(count, dtype=self.dtype)
         return Level(1 - zero, zero, zero)
 
-    def draw(self, uniform: Tensor) -> Tensor:
-        """1 − u: uniform over (0, 1]."""
-        return (1 - uniform).to(self.dtype)
+    def draw(self, uniform: Tensor, span: Span = WHOLE_PATH) -> Tensor:
+        """high − (high − low) u: uniform over (0, 1], or over (low, high]."""
+        low, high = span
+        return (high - (high - low) * uniform).to(self.dtype)
 
     def bucket(self, t: Tensor, steps: int) -> Tensor:
         """k(t) = ⌈t N⌉, with a whole multiple of 1/N kept in its own bucket whatever the rounding of t N."""

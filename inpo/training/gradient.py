@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inpo.methods import Method
 from inpo.randomness import PairNoise, stratified_uniform, torch_rng
-from inpo.schedule import Schedule
+from inpo.schedule import WHOLE_PATH, Schedule, Span
 from inpo.training.memory import told_as_fault
 from inpo.training.settings import TrainConfig
 from inpo.training.step import preference_step
@@ -68,10 +68,10 @@ class Points:
     bucket_counts: Tensor
 
 
-def step_times(schedule: Schedule, config: TrainConfig, step: int) -> Tensor:
-    """t of every pair of step `step`, `[pairs_per_step]`, stratified over the path; the same on every process."""
+def step_times(schedule: Schedule, config: TrainConfig, step: int, span: Span = WHOLE_PATH) -> Tensor:
+    """t of every pair of step `step`, `[pairs_per_step]`, stratified over the path or a part of it; the same on every process."""
     uniform = stratified_uniform(config.pairs_per_step, torch_rng(config.seed, step, "t"))
-    return schedule.draw(uniform)
+    return schedule.draw(uniform, span)
 
 
 def own_places(times: Tensor, rank: int, processes: int) -> list[int]:
@@ -92,7 +92,7 @@ class GradientSource:
     def points(self, step: int) -> Points:
         """Reads this process's pairs of the step and finds their training points. Raises `RunFault` where memory does not suffice."""
         schedule = self.networks.policy.schedule
-        times = step_times(schedule, self.config, step)
+        times = step_times(schedule, self.config, step, self.method.noising.t_range)
         places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
         buckets = schedule.bucket(times, BUCKETS).cpu()
         start = step * self.config.pairs_per_step

@@ -9,6 +9,8 @@ from inpo import ddim
 from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.randomness import PairNoise
 from inpo.schedule import Prediction, Schedule
+from inpo.training.gradient import step_times
+from inpo.training.settings import TrainConfig
 from inpo.types import NoisedPairs, PairBatch
 from tests.worlds import F64, AffineDenoiser, ConstantDenoiser, flow_schedule, pairs, sd_schedule
 
@@ -23,6 +25,8 @@ NOISINGS: list[Noising] = [
     Inversion(order=2),
     Inversion(corrector_steps=1),
     Inversion(compat="inpo-release"),
+    Inversion(first_eta=1.0),
+    Inversion(eta=0.4, first_eta=0.0),
     InversionStep(),
     InversionStep(inversion_steps=7, order=2),
 ]
@@ -70,7 +74,7 @@ def test_noise_depends_on_step_and_position_only(noising: Noising) -> None:
     """The same step twice is bit-identical; another step differs exactly where the noising draws noise."""
     first, again, other = run(noising, [2, 4]), run(noising, [2, 4]), run(noising, [2, 4], step=6)
     assert torch.equal(first.win.x_t, again.win.x_t)
-    random = not isinstance(noising, Inversion) or noising.eta > 0 or noising.compat is not None
+    random = not isinstance(noising, Inversion) or noising.noisy or noising.compat is not None
     assert torch.equal(first.win.x_t, other.win.x_t) is not random
 
 
@@ -156,6 +160,11 @@ def test_winner_and_loser_are_asked_under_one_condition() -> None:
         ({"shared_noise": True}, "shared_noise"),
         ({"compat": "inpo-release", "eta": 0.1}, "compat"),
         ({"order": 4}, "order"),
+        ({"first_eta": 1.5}, "first_eta"),
+        ({"first_eta": 0.5, "order": 2}, "eta"),
+        ({"compat": "inpo-release", "first_eta": 0.0}, "compat"),
+        ({"t_range": (0.5, 0.5)}, "t_range"),
+        ({"t_range": (-0.1, 1.0)}, "t_range"),
     ],
 )
 def test_combinations_that_cannot_hold_are_refused(settings: dict[str, object], word: str) -> None:
@@ -200,3 +209,27 @@ def test_single_pictures_have_no_losers(noising: Noising) -> None:
     noised = noising(denoiser, singles, TIMES, PairNoise(1, 5, tuple(range(8))), lose=True, batch_pairs=3)
     assert noised.lose is None
     torch.testing.assert_close(noised.win.x_t, run(noising, list(range(8))).win.x_t)
+
+
+def test_a_first_step_may_be_drawn_while_the_others_are_walked() -> None:
+    """With η = 1 in the first step alone, a pair of one step is forward-noised, and a longer walk goes on by (M2) from a noisy node:
+    a network that answers 0 leaves x̂_0 = x_n1/α, so that x_t/α_t = x_n1/α_n1."""
+    denoiser, batch, t = ConstantDenoiser(sd_schedule(), torch.zeros(1, dtype=F64)), pairs(2), torch.tensor([50, 250])
+    noised = Inversion(first_eta=1.0)(denoiser, batch, t, PairNoise(0, 0, (0, 1)), lose=False, batch_pairs=8)
+    n = PairNoise(0, 0, (0, 1)).normal("invert/win/0", batch.win)
+    alpha, sigma = sd_schedule().at(torch.tensor([50, 50])).coefficients(batch.win)
+    first = alpha * batch.win + sigma * n
+    torch.testing.assert_close(noised.win.x_t[:1], first[:1])
+    torch.testing.assert_close(noised.win.x_t[1], first[1] / alpha[1] * sd_schedule().at(t[1:]).coefficients(batch.win)[0][0])
+
+
+@pytest.mark.parametrize("noising", [Forward(t_range=(0.3, 0.7)), Inversion(t_range=(0.3, 0.7))], ids=str)
+def test_times_may_be_of_a_part_of_the_path(noising: Noising) -> None:
+    """A step's times lie in it, stratified over it, of either kind of path; its k are 4 … 7, and so is the stated cost: 5.5."""
+    config = TrainConfig(pairs_per_step=40)
+    for schedule, low, high in ((sd_schedule(), 300, 700), (flow_schedule(), 0.3, 0.7)):
+        times = step_times(schedule, config, 3, noising.t_range).double()
+        assert low <= float(times.min()) <= low + (high - low) / 40 + 1e-9
+        assert high - (high - low) / 40 - 1 - 1e-9 <= float(times.max()) <= high
+    if noising.inverter:
+        assert noising.mean_evaluations(sd_schedule()) == pytest.approx(5.5, abs=0.002)
