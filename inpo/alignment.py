@@ -86,8 +86,8 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResu
     with reporting(run.path):
         if processes().num_processes > 1:
             # One process examines the pictures; the others read the index that it keeps.
-            on_main(lambda: open_pairs(experiment.data, run.path).fingerprint)
-        source = open_pairs(experiment.data, run.path)
+            on_main(lambda: _open_data(experiment, run).fingerprint)
+        source = _open_data(experiment, run)
     run.data_sha256 = source.fingerprint
     run.check_same_data()
     say("loading the model")
@@ -109,6 +109,10 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResu
     with reporting(run.path / "model"):
         on_main(lambda: _finish(model, experiment, run.path, result, pairs=source.size))
     return result
+
+
+def _open_data(experiment: Experiment, run: RunFolder) -> PairSource:
+    return open_pairs(experiment.data, run.path, method=experiment.method, seed=experiment.train.seed)
 
 
 def check_trackers(experiment: Experiment) -> None:

@@ -22,13 +22,16 @@ def validate(
     path: Annotated[str, typer.Argument(help="What data.path may be: Parquet, JSONL or CSV files, a folder of pictures, hub:owner/name.")],
     where: Annotated[list[str] | None, typer.Option(help='Look only at rows that pass "nsfw < 0.1"; may be given several times.')] = None,
     root: Annotated[str | None, typer.Option(help="The folder that a listing's paths are relative to.")] = None,
+    score_columns: Annotated[str | None, typer.Option(help="Scores in place of labels, as in score_0,score_1.")] = None,
 ) -> None:
-    """List everything wrong with the pairs, with row and field, before a model is loaded. Exits with 2 if anything is."""
+    """List everything wrong with pairs or single pictures, with row and field, before a model is loaded. Exits with 2 if anything is."""
     from inpo.console import bar
     from inpo.data.config import DataConfig
     from inpo.data.validate import validate as run
 
-    found = run(DataConfig(path, root=root, where=tuple(where or ())), progress=bar("rows examined"))
+    columns = None if score_columns is None else cast("tuple[str, str]", tuple(score_columns.split(",")))
+    config = DataConfig(path, root=root, where=tuple(where or ()), score_columns=columns)
+    found = run(config, progress=bar("rows examined"))
     print("\n".join(found.lines()))
     if not found.ok:
         raise typer.Exit(2)

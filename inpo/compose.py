@@ -16,6 +16,7 @@ from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
 from inpo.generation import GenerationConfig, check_steps, generate
+from inpo.methods import Method
 from inpo.models.config import Lora, ModelConfig
 from inpo.types import PairSource, Scorer
 
@@ -46,16 +47,31 @@ def load(model: str | ModelConfig, lora: Lora | None = None, seed: int = 0) -> M
     return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device(), lora=lora, seed=seed)
 
 
-def open_pairs(data: str | DataConfig, run: Path | None = None) -> PairSource:
-    """The pairs at a path, or that `data.path` names; `run` is where rejected.jsonl and the index are kept. Raises `InputError`."""
+def open_pairs(data: str | DataConfig, run: Path | None = None, *, method: Method | None = None, seed: int = 0) -> PairSource:
+    """The pairs, or single pictures, at a path or that `data` says.
+
+    run: where rejected.jsonl and the index are kept. method: what will learn from them; data that it cannot learn from are refused
+    before they are examined. seed: which picture of a pair comes with data.positive_ratio. Raises `InputError`.
+    """
+    from inpo.data.derived import ScoredPairs, SinglesOfPairs
+
     config = DataConfig(data) if isinstance(data, str) else data
+    pairs = _stored_pairs(config, run, method)
+    if config.scorer is not None:
+        pairs = ScoredPairs(pairs, scorer(config.scorer), config)
+    return pairs if config.positive_ratio is None else SinglesOfPairs(pairs, config.positive_ratio, seed)
+
+
+def _stored_pairs(config: DataConfig, run: Path | None, method: Method | None) -> PairSource:
     if config.path in (WORLD_PAIRS, WORLD_SHUFFLED):
         from inpo.world.pairs import WorldPairs
 
+        if config.score_columns is not None:
+            raise InputError(f"data.path={config.path} has no columns for data.score_columns: use data.scorer and data.score_range")
         return WorldPairs(shuffled=config.path == WORLD_SHUFFLED)
     from inpo.data.sources import ParquetPairs
 
-    pairs = ParquetPairs.open(config, folder=run, progress=bar("pairs examined"))
+    pairs = ParquetPairs.open(config, folder=run, progress=bar("rows examined"), method=method)
     if run is not None and (rejected := pairs.tally.rejected):
         say(f"{rejected} of {pairs.tally.rows} rows are left out, as {run / 'rejected.jsonl'} explains")
     return pairs

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from inpo.checking import one_of
 from inpo.console import say
 from inpo.data.config import DataConfig
+from inpo.data.suits import check_settings
 from inpo.errors import InputError
 from inpo.methods import METHODS, Method, method
 from inpo.models.config import Lora, ModelConfig
@@ -76,8 +77,7 @@ class Experiment:
     report_to: tuple[Reporter, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.data.ties == "half" and not self.method.objective.needs.ties:
-            raise InputError(f"data.ties='half' means nothing to method.name={self.method.name!r}, which has no pairwise loss: use 'drop'")
+        check_settings(self.data, self.method)
         check_watched(self.train, self.method.objective, held_out=self.data.validation_fraction > 0)
         if self.optimizer.warmup_steps > self.train.steps:
             warmup, steps = self.optimizer.warmup_steps, self.train.steps

@@ -25,6 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
 
+
 def file_sha256(path: Path) -> str:
     """sha256 of the file's bytes, in hex."""
     with path.open("rb") as file:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from inpo.alignment import check_trackers, examine_model
 from inpo.compose import open_pairs
 from inpo.config import Experiment
+from inpo.data.derived import origin
 from inpo.data.loader import require_a_step
 from inpo.data.order import held_out, ids_of
 from inpo.data.sources import ParquetPairs
@@ -29,7 +30,7 @@ STORED_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def describe(experiment: Experiment) -> str:
-    """The plan as text: pairs, sizes, memory of the weights' share, and UNet forwards. Opens the data, reads no weights.
+    """The plan as text: data, sizes, memory of the weights' share, and UNet forwards. Opens the data, reads no weights of the model.
 
     Raises `InputError` for whatever would stop the run at its entrance.
     """
@@ -39,10 +40,13 @@ def describe(experiment: Experiment) -> str:
         cost = forwards_per_pair(experiment.method, parts.schedule)
     except ValueError as error:
         raise InputError(f"method.noising does not suit this model: {error}") from error
-    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts, experiment.lora), cost))
+    data = _training_data(experiment)
+    if data.singles:
+        cost = forwards_per_pair(experiment.method, parts.schedule, singles=True)
+    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts, experiment.lora), data, cost))
 
 
-def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator[tuple[str, str]]:
+def _rows(experiment: Experiment, sizes: ModelSizes, data: _Data, cost: Forwards) -> Iterator[tuple[str, str]]:
     train = experiment.train
     seen = train.steps * train.pairs_per_step
     yield "method", f"{experiment.method.title} ({experiment.method.paper})"
@@ -56,11 +60,11 @@ def _rows(experiment: Experiment, sizes: ModelSizes, cost: Forwards) -> Iterator
     side = resolution // sizes.pixels_per_latent
     own = f" (the model's own size has {sizes.latent_side}×{sizes.latent_side})" if side != sizes.latent_side else ""
     yield "pictures", f"{resolution}×{resolution}, latents {sizes.latent_channels}×{side}×{side}{own}"
-    available, others = _training_pairs(experiment)
-    epochs = "" if available is None else f", {seen / available:.2f} epochs"
+    epochs = "" if data.available is None else f", {seen / data.available:.2f} epochs"
     used = f"{seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}"
-    yield "pairs", f"{'endless' if available is None else available} to train on{others}; {used}"
-    yield "UNet per pair", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
+    many, one = ("single pictures", "picture") if data.singles else ("pairs", "pair")
+    yield many, f"{'endless' if data.available is None else data.available} to train on{data.others}; {used}"
+    yield f"UNet per {one}", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
     yield "UNet in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
     yield "optimiser", f"{experiment.optimizer.name}, effective learning rate {experiment.optimizer.lr:g}, clip {experiment.optimizer.clip}"
     yield "memory", f"{_weights_bytes(experiment, sizes) / GIB:.2f} GiB for weights, gradients and optimiser; activations come on top"
@@ -77,19 +81,30 @@ def _trained(experiment: Experiment, sizes: ModelSizes) -> str:
     )
 
 
-def _training_pairs(experiment: Experiment) -> tuple[int | None, str]:
-    """How many pairs are trained on, None where they never end, and what became of the others.
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """How many pairs or single pictures are trained on, None where they never end, and what became of the others."""
+
+    singles: bool
+    available: int | None
+    others: str
+
+
+def _training_data(experiment: Experiment) -> _Data:
+    """What is trained on.
 
     Raises `InputError` where they do not fill a step, or where none is held out and a metric of held-out pairs is asked for.
     """
-    source = open_pairs(experiment.data)
+    source = open_pairs(experiment.data, method=experiment.method, seed=experiment.train.seed)
     if source.size is None:
-        return None, ""
+        return _Data(source.singles, None, "")
     held = sum(held_out(pair_id, experiment.data.validation_fraction) for pair_id in ids_of(source))
-    require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=experiment.train.pairs_per_step)
+    per_step = experiment.train.pairs_per_step
+    require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=per_step, singles=source.singles)
     check_watched(experiment.train, experiment.method.objective, held_out=held > 0)
-    rejected = f", {source.tally.rejected} rejected" if isinstance(source, ParquetPairs) else ""
-    return source.size - held, f", {held} held out{rejected}"
+    stored = origin(source)
+    rejected = f", {stored.tally.rejected} rejected" if isinstance(stored, ParquetPairs) else ""
+    return _Data(source.singles, source.size - held, f", {held} held out{rejected}")
 
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
@@ -107,7 +122,7 @@ def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Forwards:
-    """UNet image-forwards per pair, averaged over t: with gradient, by the reference, and to find the training point."""
+    """UNet image-forwards per pair or single picture, averaged over t: with gradient, by the reference, and to find the training point."""
 
     train: float
     reference: float
@@ -119,9 +134,9 @@ class Forwards:
         return self.train + self.reference + self.inversion
 
 
-def forwards_per_pair(method: Method, schedule: Schedule) -> Forwards:
-    """What a method costs by its own declaration; tests hold it to what hooks count."""
-    images = 2 if method.objective.needs.lose else 1
+def forwards_per_pair(method: Method, schedule: Schedule, *, singles: bool = False) -> Forwards:
+    """What a method costs by its own declaration, on pairs or on single pictures; tests hold it to what hooks count."""
+    images = 2 if method.objective.needs.lose and not singles else 1
     reference = images if method.objective.needs.reference else 0
     return Forwards(images, reference, images * method.noising.mean_evaluations(schedule))
 

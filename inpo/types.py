@@ -207,11 +207,15 @@ class PairRecord:
 class PairSource(Protocol):
     """Valid pairs by index, from a file, a folder or a generator. `size` is None where pairs never end.
 
-    `fingerprint` (hex) changes whenever any pair does; `block` is how many neighbouring pairs are cheap to read together.
+    `singles`: its records are single labelled pictures, none of them a pair. `fingerprint` (hex) changes whenever any pair does;
+    `block` is how many neighbouring pairs are cheap to read together.
     """
 
     @property
     def size(self) -> int | None: ...
+
+    @property
+    def singles(self) -> bool: ...
 
     @property
     def block(self) -> int: ...

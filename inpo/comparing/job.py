@@ -158,4 +158,3 @@ def _prepare(out: Path) -> None:
 
 OWN = {"cells", "work", "pictures", "comparison.json", "summary.json", "table.md", "table.csv", "report.html", "environment.json"}
 """What a comparison writes into its folder."""
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,13 +21,17 @@ RESOLUTION_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pairs are trained on and how their pictures reach the network.
+    """Which pairs, or single labelled pictures, are trained on and how they reach the network.
 
     path: Parquet, JSONL or CSV files (one, a folder, a glob), a folder of pictures, a data set on the hub
       ("hub:owner/name[@revision][:split]"), or the name of a built-in source ("world:pairs").
     root: the folder that the paths in JSONL and CSV files are relative to and may not leave; None is each file's own.
     where: comparisons of columns with values ("nsfw < 0.1"), all of which a row must pass; others are left out and counted.
-    ties: a label of ½ leaves the pair out, keeps it with P(w ≻ l) = ½, or is an error.
+    positive_ratio: each pair gives one picture with a label of its own, the winner with this probability; None keeps pairs.
+    score_columns: the columns with the scores of the first and the second picture, in place of labels.
+    scorer: who scores the pictures as they are read, in place of labels.
+    score_range: the scores that count as 0 and as 1, others clamped between them; None takes the columns' own least and largest.
+    ties: a label of ½, or equal scores, leaves the pair out, keeps it with P(w ≻ l) = ½, or is an error.
     verify: decode every picture before training, or read headers only; then a damaged body stops the run when it is met.
     max_rejected_fraction: the share of rows that may be broken before the run refuses to start.
     resolution: side of the square shown to the VAE, in pixels; None takes the model's own.
@@ -42,6 +47,10 @@ class DataConfig:
     path: str
     root: str | None = None
     where: tuple[str, ...] = ()
+    positive_ratio: float | None = None
+    score_columns: tuple[str, str] | None = None
+    scorer: str | None = None
+    score_range: tuple[float, float] | None = None
     ties: Ties = "drop"
     verify: Verify = "full"
     max_rejected_fraction: float = 0.1
@@ -65,6 +74,32 @@ class DataConfig:
         if not isinstance(self.flip, bool):
             raise _refusal("flip", self.flip, "true or false")
         _check_resolution(self.resolution)
+        ratio = self.positive_ratio
+        if ratio is not None and not 0 < ratio < 1:
+            raise _refusal("positive_ratio", ratio, "between 0 and 1, both left out, or null to keep pairs")
+        self._check_scores()
+
+    @property
+    def judge(self) -> str | None:
+        """The key by which scores take the place of labels; None where labels decide."""
+        if self.score_columns is not None:
+            return "data.score_columns"
+        return None if self.scorer is None else "data.scorer"
+
+    def _check_scores(self) -> None:
+        columns, limits = self.score_columns, self.score_range
+        if columns is not None and (len(columns) != 2 or columns[0] == columns[1]):
+            raise _refusal("score_columns", list(columns), "two different columns, as in [score_0, score_1]")
+        if columns is not None and self.scorer is not None:
+            raise InputError(f"data.scorer={self.scorer!r} and data.score_columns={list(columns)} both give scores: set one of them")
+        if limits is None:
+            if self.scorer is not None:
+                raise InputError(f"data.scorer={self.scorer!r} needs data.score_range=[low, high], the scores that count as 0 and as 1")
+            return
+        if self.judge is None:
+            raise InputError(f"data.score_range={list(limits)} is of no use without scores: set data.score_columns or data.scorer too")
+        if len(limits) != 2 or not all(map(math.isfinite, limits)) or limits[0] >= limits[1]:
+            raise _refusal("score_range", list(limits), "two finite numbers, the lower one first")
 
 
 def _refusal(key: str, value: object, allowed: str) -> InputError:

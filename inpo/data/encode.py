@@ -19,7 +19,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Latents:
-    """A pair's posterior, winner then loser: `[2,C,H,W]`, fp32, on the CPU. `std` is None where only the mean is used."""
+    """The posterior of a pair, winner then loser, or of one picture: `[P,C,H,W]`, fp32, on the CPU.
+
+    `std` is None where only the mean is used.
+    """
 
     mean: Tensor
     std: Tensor | None
@@ -75,12 +78,13 @@ class PairEncoder:
 
     @torch.no_grad()
     def latents(self, pairs: Sequence[Tensor]) -> list[Latents]:
-        """Pairs of pictures `[2,3,H,W]` in [−1, 1] to their posteriors, by one call of the encoder."""
-        posterior = self._encoder.encode_images(torch.cat(list(pairs)))
-        self.images_encoded += 2 * len(pairs)
+        """Pairs, or all of them single pictures, `[P,3,H,W]` in [−1, 1], to their posteriors by one call of the encoder."""
+        pictures = torch.cat(list(pairs))
+        posterior = self._encoder.encode_images(pictures)
+        self.images_encoded += len(pictures)
         self.device = posterior.mean.device
-        means = _by_pair(posterior.mean)
-        stds = _by_pair(posterior.std) if self._wants_std else [None] * len(means)
+        means = _by_pair(posterior.mean, len(pairs))
+        stds = _by_pair(posterior.std, len(pairs)) if self._wants_std else [None] * len(means)
         return [Latents(mean, std) for mean, std in zip(means, stds, strict=True)]
 
     def condition(self, prompts: Sequence[str], sizes: Sequence[Sizes] | None = None) -> Condition:
@@ -112,9 +116,9 @@ def latent_bytes(latents: Latents) -> int:
     return latents.mean.nbytes + (0 if latents.std is None else latents.std.nbytes)
 
 
-def _by_pair(rows: Tensor) -> list[Tensor]:
+def _by_pair(rows: Tensor, count: int) -> list[Tensor]:
     # Copies, because a view would keep the whole batch in memory for as long as one pair of it is kept.
-    return [pair.clone() for pair in rows.float().cpu().reshape(-1, 2, *rows.shape[1:])]
+    return [pair.clone() for pair in rows.float().cpu().reshape(count, -1, *rows.shape[1:])]
 
 
 def _condition_bytes(condition: Condition) -> int:

@@ -1,4 +1,4 @@
-"""Which rows are pairs to train on: found by one pass over the data, kept in the run folder, and read again on resume."""
+"""Which rows are pairs or single pictures to train on: found by one pass over the data, kept in the run folder, read again on resume."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from inpo.data.config import DataConfig
 from inpo.data.mending import with_stand_ins
-from inpo.data.scan import Batch, Progress, Rules, Tally, scan
+from inpo.data.scan import Batch, Progress, Tally, rules_of, scan
 from inpo.data.shards import Shard
-from inpo.data.where import parse_condition
+from inpo.data.soft import soft_preference
 from inpo.errors import InputError
 from inpo.files import replacing
 
@@ -37,11 +37,15 @@ _SCHEMA = pa.schema(
         ("swap", pa.bool_()),
     ]
 )
+_SCORES = ("first", "second")
+_WITH_SCORES = pa.schema([*_SCHEMA, *((name, pa.float64()) for name in _SCORES)])
 
 
 @dataclass(frozen=True)
 class PairIndex:
     """The valid pairs in file order (`table`: `_SCHEMA`), what was left out, and what the index was made from.
+
+    A single picture's `preference` is 1 or 0, and it is never swapped.
 
     `fingerprint`: hex sha256 over the pairs and the sizes of the row groups, which both shape the order of training; it
     does not know file names or times. `made_from` does: it tells cheaply whether the files are the ones that were indexed.
@@ -93,34 +97,34 @@ def _has_its_list(kept: PairIndex, folder: Path) -> bool:
 
 
 def _made_from(shards: Sequence[Shard], config: DataConfig) -> dict[str, object]:
-    settings = {"ties": config.ties, "verify": config.verify, "where": list(config.where)}
+    settings: dict[str, object] = {"ties": config.ties, "verify": config.verify, "where": list(config.where)}
+    # Only where they are set: the list of a run that knows nothing of scores is still its list.
+    scores = {"score_columns": config.score_columns, "scorer": config.scorer, "score_range": config.score_range}
+    settings |= {key: value if isinstance(value, str) else list(value) for key, value in scores.items() if value is not None}
     return {"layout": _LAYOUT, **settings, "files": {shard.name: shard.stamp for shard in shards}}
-
-
-def rules_of(config: DataConfig) -> Rules:
-    """What rows are examined for under these settings. Raises `InputError` for a condition that cannot be read."""
-    return Rules(config.verify, tuple(map(parse_condition, config.where)))
 
 
 def _build(
     shards: Sequence[Shard], config: DataConfig, *, made_from: dict[str, object], rejected: TextIO | None, progress: Progress | None
 ) -> PairIndex:
     tally, chunks = Tally(), []
-    rows: list[tuple[int, int, int, bytes, float, bool]] = []
+    schema = _SCHEMA if config.score_columns is None else _WITH_SCORES
+    rows: list[tuple[object, ...]] = []
     for batch in scan(shards, rules=rules_of(config), progress=progress):
         tally.add(batch.examined)
         shard = shards[batch.shard]
         _note_faults(batch, shard, tally, rejected)
         _refuse_ties(batch, shard, config)
         rows += [
-            (batch.shard, batch.group, row, examined.id, examined.preference, examined.swap)
+            (batch.shard, batch.group, row, examined.id, examined.preference, examined.swap, *(examined.scores or ()))
             for row, examined in batch.rows()
             if examined.valid and (not examined.tie or config.ties == "half")
         ]
         if len(rows) >= _CHUNK_ROWS:
-            chunks.append(_table(rows))
+            chunks.append(_table(rows, schema))
             rows = []
-    table = pa.concat_tables([*chunks, _table(rows)]).combine_chunks()
+    table = pa.concat_tables([*chunks, _table(rows, schema)]).combine_chunks()
+    table = table if config.score_columns is None else _softened(table, config)
     return PairIndex(table, tally, _fingerprint(table, shards), made_from)
 
 
@@ -140,16 +144,27 @@ def _refuse_ties(batch: Batch, shard: Shard, config: DataConfig) -> None:
     for row, examined in batch.rows():
         if examined.valid and examined.tie:
             where = shard.place(row)
-            raise InputError(f"{where}, label_0: 0.5, a tie, and data.ties=error allows none (drop leaves ties out, half keeps them)")
+            found = "label_0: 0.5" if examined.scores is None else f"{' and '.join(config.score_columns or ())}: equal"
+            raise InputError(f"{where}, {found}, a tie, and data.ties=error allows none (drop leaves ties out, half keeps them)")
 
 
-def _table(rows: list[tuple[int, int, int, bytes, float, bool]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(_SCHEMA)
-    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
+def _table(rows: list[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _softened(table: pa.Table, config: DataConfig) -> pa.Table:
+    """The list of pairs with P(w ≻ l) of their scores; without a range of the settings, by the least and the largest score there is."""
+    scores = np.stack([table.column(name).to_numpy() for name in _SCORES], axis=1)
+    limits = config.score_range or ((scores.min(), scores.max()) if len(scores) else (0.0, 1.0))
+    preference = pa.array(soft_preference(scores, limits).astype(np.float32))
+    return table.drop_columns(list(_SCORES)).set_column(_SCHEMA.get_field_index("preference"), _SCHEMA.field("preference"), preference)
 
 
 def _fingerprint(table: pa.Table, shards: Sequence[Shard]) -> str:
     digest = hashlib.sha256(json.dumps([shard.group_rows for shard in shards]).encode())
+    if any(shard.shape.single for shard in shards):
+        digest.update(b"singles")
     digest.update(ids_of(table).data)
     for name in ("preference", "swap"):
         digest.update(table.column(name).to_numpy().astype(np.float32))
@@ -183,8 +198,9 @@ def write_index(index: PairIndex, path: Path) -> None:
 
 def _what_changed(folder: Path, kept: PairIndex, now: dict[str, object]) -> str:
     then = kept.made_from
-    settings = [key for key in ("ties", "verify", "where") if key in then and then[key] != now[key]]
-    changes = [f"data.{key} was {then[key]} and is {now[key]}" for key in settings]
+    known = ("ties", "verify", "where", "score_columns", "scorer", "score_range")
+    settings = [key for key in known if then.get(key) != now.get(key) and (key in now or key in then)]
+    changes = [f"data.{key} was {then.get(key)} and is {now.get(key)}" for key in settings]
     before, after = then.get("files"), now["files"]
     assert isinstance(before, dict)
     assert isinstance(after, dict)

@@ -1,4 +1,4 @@
-"""JSONL and CSV files that list pairs by the paths of their pictures, read a group of lines at a time."""
+"""JSONL and CSV files that list pairs, or single pictures, by the paths of their pictures, read a group of lines at a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from inpo.data.fields import CAPTION, HAS_LABEL, IMAGES, PAIR, SINGLE, UNJUDGED, Fault, Names, Row, Shape, short
 from inpo.data.files import PictureFile, printable
 from inpo.data.folders import FolderGroup
-from inpo.data.pairs import CAPTION, FAULTS, HAS_LABEL, IMAGES, LABELS, Fault, Names, Row, short
+from inpo.data.pairs import FAULTS
 from inpo.data.shards import EXTRA, Shard, stamp_of
 from inpo.errors import InputError, nearest
 
@@ -27,7 +28,8 @@ LINE_BYTES = 1 << 20
 """A longer line is no line of a listing."""
 
 _SIDES = ("win", "lose")
-_SHAPES = (_SIDES, ("image_0", "image_1"), IMAGES)
+_SINGLE = ("image",)
+_PICTURES = (_SIDES, ("image_0", "image_1"), IMAGES, _SINGLE)
 _LEAVES = "leaves the folder that the paths are relative to: name a folder that holds all pictures by data.root"
 _OUTSIDE = object()
 Record = Mapping[str, object] | Fault
@@ -44,11 +46,12 @@ class ListingShard(Shard):
     group_rows: tuple[int, ...] = field(repr=False)
     offsets: tuple[int, ...] = field(repr=False)
     header: tuple[str, ...]
-    pictures: tuple[str, str]
+    pictures: tuple[str, ...]
+    shape: Shape
 
     @property
     def names(self) -> Names:  # type: ignore[override]  # follows from the pictures' columns
-        return dict(zip(IMAGES, self.pictures, strict=True))
+        return dict(zip(self.shape.images, self.pictures, strict=True))
 
     @property
     def columns(self) -> Mapping[str, str]:  # type: ignore[override]  # follows from the header
@@ -75,11 +78,14 @@ class ListingShard(Shard):
         outside = [name for name in self.pictures if self._path(found.get(name)) is _OUTSIDE]
         if outside:
             return {FAULTS: tuple(Fault(name, _LEAVES, short(found[name])) for name in outside)}
-        cells = {image: self._path(found.get(name)) for image, name in zip(IMAGES, self.pictures, strict=True)}
+        cells = {image: self._path(found.get(name)) for image, name in zip(self.shape.images, self.pictures, strict=True)}
         ordered = self.pictures == _SIDES
-        labels = {name: float(i == 0) if ordered else _number(found.get(name)) for i, name in enumerate(LABELS)}
+        labels = {name: float(i == 0) if ordered else self._label(found.get(name)) for i, name in enumerate(self.shape.labels)}
         asked = {EXTRA: {name: found.get(name) for name in extra}} if extra else {}
         return {**cells, **labels, CAPTION: found.get(CAPTION), HAS_LABEL: _boolean(found.get(HAS_LABEL)), **asked}
+
+    def _label(self, value: object) -> object:
+        return value if self.shape.single else _number(value)
 
     def _path(self, value: object) -> object:
         """The file that a path stands for, `_OUTSIDE`, or the value itself where it is no path: it is named as what it is later."""
@@ -89,8 +95,11 @@ class ListingShard(Shard):
         return PictureFile(path, printable(value)) if path.is_relative_to(self.root) else _OUTSIDE
 
 
-def open_listing(name: str, path: Path, root: Path | None) -> ListingShard:
-    """Finds the columns and the groups' places in one reading. Raises `InputError` for another encoding, or other columns."""
+def open_listing(name: str, path: Path, root: Path | None, *, labelled: bool = True) -> ListingShard:
+    """Finds the columns and the groups' places in one reading; `labelled` as in `shape_of`.
+
+    Raises `InputError` for another encoding, or other columns.
+    """
     with _Lines(name, path) as lines:
         header = None if _is_json(path) else _header(name, path, lines)
         rows, offsets = 0, [lines.offset]
@@ -101,7 +110,10 @@ def open_listing(name: str, path: Path, root: Path | None) -> ListingShard:
     groups = tuple(min(GROUP_ROWS, rows - start) for start in range(0, rows, GROUP_ROWS))
     columns = tuple(header) if header is not None else _keys(name, path)
     folder = Path(os.path.abspath(root if root is not None else path.parent))
-    return ListingShard(path, name, stamp_of(path), folder, groups, tuple(offsets[: len(groups)]), columns, _shape(name, columns))
+    pictures = _pictures(name, columns)
+    shape = SINGLE if pictures == _SINGLE else PAIR if labelled else UNJUDGED
+    _check_columns(name, columns, pictures, shape)
+    return ListingShard(path, name, stamp_of(path), folder, groups, tuple(offsets[: len(groups)]), columns, pictures, shape)
 
 
 class _Lines(Iterator[str]):
@@ -195,21 +207,24 @@ def _keys(name: str, path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for found in objects for key in found))
 
 
-def _shape(name: str, columns: Sequence[str]) -> tuple[str, str]:
-    """The two columns that hold the pictures' paths."""
-    for pictures in _SHAPES:
-        needed = [*pictures, *(() if pictures == _SIDES else LABELS), CAPTION]
-        missing = [column for column in needed if column not in columns]
-        if not missing:
+def _pictures(name: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns that hold the pictures' paths. Raises `InputError` where there are none."""
+    for pictures in _PICTURES:
+        if any(picture in columns for picture in pictures):
             return pictures
-        if pictures[0] in columns or pictures[1] in columns:
-            hint = nearest(missing[0], [column for column in columns if column not in needed])
-            raise InputError(f"{name}: there is no column {' and no '.join(missing)}{hint} beside {', '.join(columns)}")
     hint = nearest(_SIDES[0], columns)
     raise InputError(
-        f"{name}: no pairs are listed here: expected win, lose and caption, or image_0, image_1, label_0, label_1 and caption{hint}; "
-        f"found {', '.join(map(short, columns[:20])) or 'nothing'}"
+        f"{name}: no pairs are listed here: expected win, lose and caption, or image_0, image_1, label_0, label_1 and caption, "
+        f"or, for single pictures, image, label and caption{hint}; found {', '.join(map(short, columns[:20])) or 'nothing'}"
     )
+
+
+def _check_columns(name: str, columns: Sequence[str], pictures: tuple[str, ...], shape: Shape) -> None:
+    needed = [*pictures, *(() if pictures == _SIDES else shape.labels), CAPTION]
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        hint = nearest(missing[0], [column for column in columns if column not in needed])
+        raise InputError(f"{name}: there is no column {' and no '.join(missing)}{hint} beside {', '.join(columns)}")
 
 
 def _is_json(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Encoded pairs by their position in the run (`inpo.types.PairLoader`): pure in (seed, position), decoded ahead in threads."""
+"""Encoded pairs or single pictures by their position in the run (`inpo.types.PairLoader`): pure in (seed, position), decoded ahead."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Facts:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A pair decoded and cropped: `pixels` `[2,3,H,W]` in [−1, 1]."""
+    """A pair, or one picture, decoded and cropped: `pixels` `[P,3,H,W]` in [−1, 1], P = 2 or 1."""
 
     facts: _Facts
     pixels: Tensor
@@ -61,13 +61,13 @@ class _Encoded:
     latents: Latents
 
 
-def require_a_step(config: DataConfig, *, train: int, held: int, pairs_per_step: int) -> None:
-    """Raises `InputError` for a set whose training pairs do not fill one optimiser step."""
+def require_a_step(config: DataConfig, *, train: int, held: int, pairs_per_step: int, singles: bool = False) -> None:
+    """Raises `InputError` for a set whose training pairs, or single pictures, do not fill one optimiser step."""
     if train < max(1, pairs_per_step):
         raise InputError(
-            f"data.path={config.path}: {train} pairs to train on ({held} more are held out by "
+            f"data.path={config.path}: {train} {'single pictures' if singles else 'pairs'} to train on ({held} more are held out by "
             f"data.validation_fraction={config.validation_fraction:g}), fewer than train.pairs_per_step={pairs_per_step}: "
-            "give more pairs, or lower one of the two"
+            "give more, or lower one of the two"
         )
 
 
@@ -95,7 +95,8 @@ class EncodedPairs:
         self._held_rows = np.flatnonzero(held)
         self._order = None if source.size is None else BlockShuffle(np.flatnonzero(~held), source.block, seed)
         if self._order is not None:
-            require_a_step(config, train=len(self._order), held=len(self._held_rows), pairs_per_step=pairs_per_step)
+            counts = {"train": len(self._order), "held": len(self._held_rows)}
+            require_a_step(config, **counts, pairs_per_step=pairs_per_step, singles=source.singles)
         self._comes_back = self._order is not None and config.crop == "center"
         self._cache_bytes = cache_bytes if self._comes_back else 0
         self._cache: BoundedStore[_Encoded] = BoundedStore(lambda pair: latent_bytes(pair.latents), self._cache_bytes)
@@ -208,8 +209,8 @@ class EncodedPairs:
 
     def _show_pair(self, pair: PairRecord, view: View) -> _Shown:
         images = []
-        for side, data in (("winning", pair.win), ("losing", pair.lose)):
-            assert data is not None
+        sides = [("single", pair.win)] if pair.lose is None else [("winning", pair.win), ("losing", pair.lose)]
+        for side, data in sides:
             try:
                 images.append(decode(data))
             except BrokenImage as error:
@@ -263,8 +264,9 @@ class EncodedPairs:
         return self._assemble(pairs, [pair.latents.mean for pair in pairs], [pair.facts.caption for pair in pairs])
 
     def _assemble(self, pairs: Sequence[_Encoded], latents: Sequence[Tensor], prompts: Sequence[str]) -> PairBatch:
-        win, lose = torch.stack(list(latents), dim=1)
+        stacked = torch.stack(list(latents), dim=1)
+        lose = stacked[1] if len(stacked) > 1 else None
         preference = torch.tensor([pair.facts.preference for pair in pairs])
         # The winner's for both: the loss is of two pictures under one condition, and the winner is then a true sample of it.
         sizes = [pair.facts.sizes for pair in pairs] if self._config.sizes == "original" else None
-        return PairBatch(win, lose, self._encoder.condition(prompts, sizes), preference, tuple(pair.facts.id for pair in pairs))
+        return PairBatch(stacked[0], lose, self._encoder.condition(prompts, sizes), preference, tuple(pair.facts.id for pair in pairs))

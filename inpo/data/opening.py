@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inpo.data import hub, listing
+from inpo.data.config import DataConfig
+from inpo.data.fields import PAIR, UNJUDGED, Fault
 from inpo.data.files import walk
 from inpo.data.folders import SIDES, open_folder
 from inpo.data.listing import open_listing
-from inpo.data.pairs import Fault
+from inpo.data.opinions import DISLIKED, LIKED, open_opinions
 from inpo.data.parquet import open_parquet, schema_faults
+from inpo.data.scan import Rules, rules_of
 from inpo.data.shards import Shard
-from inpo.data.where import Condition, check_columns
+from inpo.data.suits import check_singles
 from inpo.errors import InputError, nearest
 
 _SPLIT = re.compile(r"(.+?)-\d{5}-of-\d{5}")
@@ -30,10 +33,10 @@ class Unusable:
     reason: str
 
 
-def open_shards(path: str, *, root: str | None = None, conditions: Sequence[Condition] = ()) -> list[Shard]:
+def open_shards(config: DataConfig) -> list[Shard]:
     """All shards of a data set, their columns checked. Raises `InputError` at the first that cannot be used."""
     shards: list[Shard] = []
-    for found in examine_shards(path, root=root, conditions=conditions):
+    for found in examine_shards(config):
         if isinstance(found, Unusable):
             drift = f"; {shards[0].name} has it right: the files' columns drift apart" if shards and found.faults else ""
             raise InputError(f"{found.name}: {found.reason}{drift}")
@@ -41,24 +44,49 @@ def open_shards(path: str, *, root: str | None = None, conditions: Sequence[Cond
     return shards
 
 
-def examine_shards(path: str, *, root: str | None = None, conditions: Sequence[Condition] = ()) -> Iterator[Shard | Unusable]:
-    """The shards that `path` stands for, one by one, also those that cannot be used.
+def examine_shards(config: DataConfig) -> Iterator[Shard | Unusable]:
+    """The shards that `config.path` stands for, one by one, also those that cannot be used.
 
-    Raises `InputError` only where it stands for nothing at all, or `conditions` name columns that are not there.
+    Raises `InputError` only where it stands for nothing at all, mixes pairs and single pictures, where settings are for
+    the other kind, or where columns that they name are not there.
     """
-    given = Path(path).expanduser()
-    folder = open_folder(given, list(walk(given))) if given.is_dir() else None
+    rules = rules_of(config)
+    given = Path(config.path).expanduser()
+    folder = _open_folder(config.path, given, rules) if given.is_dir() else None
     if folder is not None:
-        if any(given.rglob("*.parquet")):
-            raise InputError(f"data.path={path}: the folder holds both Parquet files and pairs of pictures; name one of them")
         found: Iterator[Shard | Unusable] = iter([folder])
     else:
-        base = None if root is None else _existing_root(root)
-        found = (_open(name, file, base) for name, file in find_files(path))
+        base = None if config.root is None else _existing_root(config.root)
+        found = (_open(name, file, base, rules) for name, file in find_files(config.path))
+    first: Shard | None = None
     for shard in found:
         if isinstance(shard, Shard):
-            check_columns(conditions, shard.columns, shard.name)
+            first = first or shard
+            _check_one_kind(config.path, first, shard)
+            if shard.shape.single:
+                check_singles(config)
+            rules.check_columns(shard.columns, shard.name)
         yield shard
+
+
+def _open_folder(path: str, folder: Path, rules: Rules) -> Shard | None:
+    """A folder of pictures; None where there are none. Raises `InputError` where it is something else too."""
+    files = list(walk(folder))
+    tops = {name.split("/")[0].lower() for name, _ in files if "/" in name}
+    opinions = {LIKED, DISLIKED} <= tops
+    if opinions and tops & set(SIDES):
+        raise InputError(f"data.path={path}: the folder holds both {LIKED}/ and {DISLIKED}/ and sides of pairs; name one of them")
+    pairs = None if opinions else open_folder(folder, files, shape=PAIR if rules.labelled else UNJUDGED)
+    found: Shard | None = pairs or open_opinions(folder, files)
+    if found is not None and any(folder.rglob("*.parquet")):
+        raise InputError(f"data.path={path}: the folder holds both Parquet files and pictures; name one of them")
+    return found
+
+
+def _check_one_kind(path: str, first: Shard, shard: Shard) -> None:
+    if first.shape.single != shard.shape.single:
+        single, pairs = (first, shard) if first.shape.single else (shard, first)
+        raise InputError(f"data.path={path}: {single.name} holds single pictures and {pairs.name} pairs; name those of one kind")
 
 
 def find_files(path: str) -> list[tuple[str, Path]]:
@@ -82,14 +110,14 @@ def find_files(path: str) -> list[tuple[str, Path]]:
     return files
 
 
-def _open(name: str, path: Path, root: Path | None) -> Shard | Unusable:
+def _open(name: str, path: Path, root: Path | None, rules: Rules) -> Shard | Unusable:
     try:
         if path.suffix.lower() in listing.SUFFIXES:
-            return open_listing(name, path, root)
-        shard = open_parquet(name, path)
+            return open_listing(name, path, root, labelled=rules.labelled)
+        shard = open_parquet(name, path, labelled=rules.labelled)
     except InputError as error:
         return Unusable(name, (), str(error).removeprefix(f"{name}: "))
-    faults = schema_faults(shard.schema)
+    faults = schema_faults(shard.schema, shard.shape)
     return Unusable(name, tuple(faults), "; ".join(map(str, faults))) if faults else shard
 
 
@@ -110,7 +138,8 @@ def _check_one_split(path: str, names: Sequence[str]) -> None:
 def _around(given: Path) -> str:
     """The folder of pictures that `given` is one side of, or that lies in it."""
     around = (given.resolve().parent, *sorted(given.glob("*/")))
-    whole = next((folder for folder in around if {inside.name.lower() for inside in folder.glob("*/")} >= set(SIDES)), None)
+    inside = {folder: {entry.name.lower() for entry in folder.glob("*/")} for folder in around}
+    whole = next((folder for folder, names in inside.items() if names >= set(SIDES) or names >= {LIKED, DISLIKED}), None)
     return f" (did you mean {str(whole)!r}?)" if whole else ""
 
 
@@ -119,8 +148,8 @@ def _nothing_at(path: str, given: Path) -> str:
         lists = sorted(entry.name for entry in given.iterdir() if entry.suffix.lower() in listing.SUFFIXES)
         if lists:
             return f"data.path={path}: a folder with the listing {lists[0]}: name the file itself, data.path={path}/{lists[0]}"
-        instead = _around(given)
-        return f"data.path={path}: the folder holds no *.parquet file, no folders {SIDES[0]}/ and {SIDES[1]}/, and no …_w and …_l{instead}"
+        folders = f"{SIDES[0]}/ and {SIDES[1]}/ or {LIKED}/ and {DISLIKED}/"
+        return f"data.path={path}: the folder holds no *.parquet file, no folders {folders}, and no …_w and …_l{_around(given)}"
     if glob.has_magic(str(given)):
         return f"data.path={path}: no file matches"
     if hub.LIKE_AN_ID.fullmatch(path) and not given.parent.is_dir():

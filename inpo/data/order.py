@@ -20,7 +20,8 @@ WINDOW_PAIRS = 1024
 ENDLESS_VALIDATION_ROWS = 2048
 """Of a source without end, validation pairs come from this many first rows: finding one costs making them all."""
 
-_STRIDE = 1 << 32
+STRIDE = 1 << 32
+"""Of a source without end, pairs this far on are no run's own: one comes in the stead of a pair that is left out."""
 
 
 @runtime_checkable
@@ -42,10 +43,12 @@ def held_out(pair_id: str, fraction: float) -> bool:
 
 
 def ids_of(source: PairSource) -> Sequence[str]:
-    """The ids of a finite source's pairs, in order."""
+    """The ids of a finite source's pairs, in order; none of one without end."""
+    if source.size is None:
+        return ()
     if isinstance(source, KnowsIds):
         return source.ids
-    return [source[i].id for i in range(source.size or 0)]
+    return [source[i].id for i in range(source.size)]
 
 
 class BlockShuffle:
@@ -94,7 +97,7 @@ def endless_pair(read: Callable[[int], PairRecord], position: int, fraction: flo
 
     In its stead comes a pair from far beyond any position a run reaches, so that nothing needs counting from the start.
     """
-    candidates = (read(position + step * _STRIDE) for step in count())
+    candidates = (read(position + step * STRIDE) for step in count())
     return next(pair for pair in candidates if not held_out(pair.id, fraction))
 
 

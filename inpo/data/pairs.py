@@ -1,24 +1,32 @@
-"""One row of a pairs file: what is wrong with it, and the `PairRecord` it becomes when nothing is."""
+"""One row of a pairs file, or of single pictures: what is wrong with it, and the `PairRecord` it becomes when nothing is."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from inpo.data.config import Verify
+from inpo.data.fields import (
+    CAPTION,
+    HAS_LABEL,
+    IMAGES,
+    PAIR,
+    Fault,
+    Names,
+    Row,
+    Shape,
+    caption_faults,
+    label_faults,
+    number_of,
+    opinion,
+    short,
+)
 from inpo.data.files import CaptionFiles, PictureFile, Unread
 from inpo.data.images import BrokenImage, decode, verify_header
 from inpo.errors import InputError
 from inpo.types import PairRecord
-
-IMAGES = ("jpg_0", "jpg_1")
-LABELS = ("label_0", "label_1")
-CAPTION = "caption"
-HAS_LABEL = "has_label"
 
 FAULTS = "faults"
 """Key of a row whose source knows already what is wrong with it: a tuple of `Fault`."""
@@ -28,21 +36,13 @@ SAME_IMAGES = "the same bytes as the other picture: there is nothing to prefer"
 _JOINED_BYTES = 1 << 14
 # Below this, one call on a copy is faster than six calls without.
 
-Row = Mapping[str, object]
-Names = Mapping[str, str]
-"""What a source's users call Pick-a-Pic's columns, where they call them otherwise."""
-
 
 @dataclass(frozen=True)
-class Fault:
-    """One thing wrong with a row: the field, what is wrong, and the value found, shortened."""
+class Verdict:
+    """Who won, as scores have it: P(w ≻ l), and whether w is the second picture."""
 
-    field: str
-    reason: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.reason}" + (f" (found {self.value})" if self.value else "")
+    preference: float
+    swap: bool
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Examined:
 
     `wanted`: not filtered out by data.where. `id`: 32 bytes. `preference`: P(w ≻ l), 1 or ½. `swap`: jpg_1 is the winner.
     `lower_wins`: the winner is the image whose bytes sort first, so two rows of one id disagree where this differs.
+    `scores`: of the first and the second picture, where scores judge; `preference` then only tells ties from others.
+    A `single` picture has `preference` 1 if it is desired and else 0, and `lower_wins` is the same.
     """
 
     faults: tuple[Fault, ...] = ()
@@ -61,6 +63,8 @@ class Examined:
     swap: bool = False
     lower_wins: bool = True
     caption: str = ""
+    scores: tuple[float, float] | None = None
+    single: bool = False
 
     @property
     def valid(self) -> bool:
@@ -78,8 +82,16 @@ def pair_id(image: bytes, other: bytes, caption: str) -> bytes:
     does not know the columns' order, the winner, the file or the row: it survives re-sharding, and rows that judge the
     same two pictures for the same caption share it.
     """
-    parts = (min(image, other), max(image, other), caption.encode("utf-8"))
-    if len(parts[0]) + len(parts[1]) < _JOINED_BYTES:
+    return _digest((min(image, other), max(image, other), caption.encode("utf-8")))
+
+
+def picture_id(image: bytes, caption: str) -> bytes:
+    """The same over one picture and its caption. It does not know the label."""
+    return _digest((image, caption.encode("utf-8")))
+
+
+def _digest(parts: Sequence[bytes]) -> bytes:
+    if sum(map(len, parts)) < _JOINED_BYTES:
         return hashlib.sha256(b"".join(chunk for part in parts for chunk in (len(part).to_bytes(8, "big"), part))).digest()
     digest = hashlib.sha256()
     for part in parts:
@@ -88,41 +100,48 @@ def pair_id(image: bytes, other: bytes, caption: str) -> bytes:
     return digest.digest()
 
 
-def examine(row: Row, *, verify: Verify, names: Names = MappingProxyType({})) -> Examined:
-    """Everything that is wrong with `row` (keys as in Pick-a-Pic), and what pair it holds. Never raises for bad data."""
+def examine(row: Row, *, verify: Verify, names: Names = MappingProxyType({}), shape: Shape = PAIR) -> Examined:
+    """Everything that is wrong with `row` (keys as `shape` has them), and what it holds. Never raises for bad data."""
     known = row.get(FAULTS)
     if isinstance(known, tuple):
         return Examined(faults=known)
     has_label = row.get(HAS_LABEL)
-    if has_label is not None and not has_label:
+    if shape.labels and has_label is not None and not has_label:
         return Examined(labelled=False)
-    row, images, faults = _read(row)
-    for field, data in zip(IMAGES, images, strict=True):
+    row, images, faults = _read(row, shape)
+    for field, data in zip(shape.images, images, strict=True):
         if data is not None:
             faults += _picture_faults(field, data, verify)
-    if None not in images and images[0] == images[1]:
+    if len(images) > 1 and None not in images and images[0] == images[1]:
         faults.append(Fault(IMAGES[1], SAME_IMAGES, ""))
-    return Examined(faults=tuple(_renamed(fault, names) for fault in faults)) if faults else _pair(row, images)
+    if faults:
+        return Examined(faults=tuple(_renamed(fault, names) for fault in faults))
+    return _judged(row, [image for image in images if image is not None], shape)
 
 
-def record(row: Row, *, where: str, names: Names = MappingProxyType({})) -> PairRecord:
-    """`row` as a pair, its pictures not decoded. Raises `InputError` naming `where`, the field and the value found."""
+def record(row: Row, *, where: str, names: Names = MappingProxyType({}), shape: Shape = PAIR, verdict: Verdict | None = None) -> PairRecord:
+    """`row` as a pair or a single picture, nothing decoded. Raises `InputError` naming `where`, the field and the value found.
+
+    verdict: who won, where `shape` has no labels that say it.
+    """
     known = row.get(FAULTS)
     if isinstance(known, tuple):
         raise InputError(f"{where}, {known[0]}")
-    row, images, faults = _read(row)
+    row, images, faults = _read(row, shape)
     if faults:
         raise InputError(f"{where}, {_renamed(faults[0], names)}")
-    pair = _pair(row, images)
-    first, second = (image for image in images if image is not None)
-    win, lose = (second, first) if pair.swap else (first, second)
-    return PairRecord(id=pair.id.hex(), caption=pair.caption, win=win, lose=lose, preference=pair.preference, row=where)
+    pictures = [image for image in images if image is not None]
+    found = _judged(row, pictures, shape)
+    outcome = verdict or Verdict(found.preference, found.swap)
+    ordered = pictures[::-1] if outcome.swap else pictures
+    win, lose = ordered[0], None if shape.single else ordered[1]
+    return PairRecord(id=found.id.hex(), caption=found.caption, win=win, lose=lose, preference=outcome.preference, row=where)
 
 
-def _read(row: Row) -> tuple[Row, list[bytes | None], list[Fault]]:
-    """The row with its files read, the bytes of its two images, and what is wrong so far."""
+def _read(row: Row, shape: Shape) -> tuple[Row, list[bytes | None], list[Fault]]:
+    """The row with its files read, the bytes of its images, and what is wrong so far."""
     read, faults = dict(row), []
-    for field in (*IMAGES, CAPTION):
+    for field in (*shape.images, CAPTION):
         cell = row.get(field)
         if isinstance(cell, PictureFile | CaptionFiles):
             try:
@@ -131,61 +150,13 @@ def _read(row: Row) -> tuple[Row, list[bytes | None], list[Fault]]:
                 read[field] = None
                 faults.append(Fault(field, error.reason, error.found))
     told = {fault.field for fault in faults}
-    found = [*label_faults(read), *caption_faults(read.get(CAPTION))]
-    images = [_image(read, field, found) for field in IMAGES]
+    found = [*label_faults(read, shape.labels), *caption_faults(read.get(CAPTION))]
+    images = [_image(read, field, found) for field in shape.images]
     return read, images, faults + [fault for fault in found if fault.field not in told]
 
 
 def _renamed(fault: Fault, names: Names) -> Fault:
     return replace(fault, field=names.get(fault.field, fault.field))
-
-
-def label_faults(row: Row) -> list[Fault]:
-    """What is wrong with the labels: each must be 0, ½ or 1, and the two must sum to 1."""
-    faults = [fault for field in LABELS if (fault := _label_fault(field, row.get(field))) is not None]
-    if not faults and _number(row, 0) + _number(row, 1) != 1:
-        found = ", ".join(f"{field}={row[field]!r}" for field in LABELS)
-        faults.append(Fault(LABELS[0], "the labels contradict each other: they must sum to 1", found))
-    return faults
-
-
-def caption_faults(value: object) -> list[Fault]:
-    """What is wrong with a caption: it must be text with something in it."""
-    if value is None:
-        return [Fault(CAPTION, "is missing", "null")]
-    if not isinstance(value, str):
-        return [Fault(CAPTION, "is not UTF-8 text", short(value))]
-    if not value.strip():
-        return [Fault(CAPTION, "is empty", short(value))]
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return [Fault(CAPTION, "is not UTF-8 text", short(value))]
-    return []
-
-
-def short(value: object, limit: int = 60) -> str:
-    """`repr(value)`, cut in the middle of nowhere but never longer than `limit`; bytes as their number and their start."""
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes, {value[:12]!r}…"
-    text = ascii(value[:limit] if isinstance(value, str) else value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _label_fault(field: str, value: object) -> Fault | None:
-    if value is None:
-        return Fault(field, "is missing", "null")
-    if isinstance(value, bool) or not isinstance(value, float | int | numbers.Real):
-        return Fault(field, "is not a number", short(value))
-    if math.isnan(value):
-        return Fault(field, "is not a number", "NaN")
-    return None if value in (0, 0.5, 1) else Fault(field, "is not 0, 0.5 or 1", short(value))
-
-
-def _number(row: Row, side: int) -> float:
-    value = row[LABELS[side]]
-    assert isinstance(value, float | int | numbers.Real)
-    return float(value)
 
 
 def _image(row: Row, field: str, faults: list[Fault]) -> bytes | None:
@@ -212,10 +183,13 @@ def _picture_faults(field: str, data: bytes, verify: Verify) -> list[Fault]:
     return []
 
 
-def _pair(row: Row, images: list[bytes | None]) -> Examined:
-    first, second = (image for image in images if image is not None)
+def _judged(row: Row, images: Sequence[bytes], shape: Shape) -> Examined:
     caption = str(row[CAPTION])
-    label = _number(row, 0)
+    if shape.single:
+        desired = bool(opinion(row[shape.labels[0]]))
+        return Examined(id=picture_id(images[0], caption), preference=float(desired), lower_wins=desired, caption=caption, single=True)
+    first, second = images
+    label = number_of(row, 0) if shape.labels else 1.0
     return Examined(
         id=pair_id(first, second, caption),
         preference=0.5 if label == 0.5 else 1.0,

@@ -1,4 +1,4 @@
-"""Parquet files of pairs: checking their columns, and reading them a few rows or one row group at a time."""
+"""Parquet files of pairs or single pictures: checking their columns, and reading them a few rows or one row group at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inpo.data.pairs import CAPTION, HAS_LABEL, IMAGES, LABELS, Fault, Names, Row
+from inpo.data.fields import HAS_LABEL, IMAGES, LABELS, PAIR, SINGLE, Fault, Names, Row, Shape, shape_of
 from inpo.data.shards import EXTRA, Shard, stamp_of
 from inpo.errors import InputError, nearest
-
-COLUMNS = (*IMAGES, *LABELS, CAPTION)
 
 MAX_BATCH_ROWS = 1024
 BATCH_BYTES = 4 << 20
@@ -25,7 +23,7 @@ _MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class ParquetGroup:
-    """A row group in memory: the columns that make a pair."""
+    """A row group in memory: the columns that make a pair, or a single picture."""
 
     table: pa.Table
 
@@ -38,7 +36,7 @@ class ParquetGroup:
 
     def row(self, offset: int) -> Row:
         one = self.table.slice(offset, 1)
-        return {name: column_values(one.column(name).combine_chunks())[0] for name in COLUMNS}
+        return {name: column_values(one.column(name).combine_chunks())[0] for name in self.table.column_names}
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class ParquetShard(Shard):
     name: str
     stamp: object
     footer: pq.FileMetaData = field(repr=False)
+    shape: Shape = PAIR
     names: Names = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
@@ -65,7 +64,7 @@ class ParquetShard(Shard):
         return {field.name: kind for field in self.schema if (kind := _kind(field.type)) is not None}
 
     def batches(self, group: int, extra: Sequence[str]) -> Iterator[list[Row]]:
-        names = [name for name in (*COLUMNS, HAS_LABEL) if name in self.schema.names]
+        names = [name for name in (*self.shape.columns, *self.shape.optional) if name in self.schema.names]
         wanted = list(dict.fromkeys((*names, *extra)))
         try:
             with pq.ParquetFile(self.path, metadata=self.footer) as file:
@@ -78,7 +77,7 @@ class ParquetShard(Shard):
     def load(self, group: int) -> ParquetGroup:
         try:
             with pq.ParquetFile(self.path, metadata=self.footer) as file:
-                return ParquetGroup(file.read_row_group(group, columns=list(COLUMNS)))
+                return ParquetGroup(file.read_row_group(group, columns=list(self.shape.columns)))
         except (pa.ArrowException, OSError) as error:
             raise InputError(self._damaged(group, error)) from error
 
@@ -93,8 +92,8 @@ class ParquetShard(Shard):
         return f"{self.name}: row group {group} (rows {first} to {first + self.group_rows[group] - 1}) is damaged: {error}"
 
 
-def open_parquet(name: str, path: Path) -> ParquetShard:
-    """Reads a file's footer. Raises `InputError` where the file is no complete Parquet file."""
+def open_parquet(name: str, path: Path, *, labelled: bool = True) -> ParquetShard:
+    """Reads a file's footer; `labelled` as in `shape_of`. Raises `InputError` where the file is no complete Parquet file."""
     with path.open("rb") as file:
         head, size = file.read(4), path.stat().st_size
         file.seek(max(0, size - 4))
@@ -107,23 +106,22 @@ def open_parquet(name: str, path: Path) -> ParquetShard:
         raise InputError(f"{name}: a truncated Parquet file ({size} bytes, the footer is missing): fetch or write it again")
     try:
         footer = pq.read_metadata(path)
-        footer.schema.to_arrow_schema()
+        shape = shape_of(footer.schema.to_arrow_schema().names, labelled=labelled)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{name}: a damaged Parquet file: {error}") from error
-    return ParquetShard(path, name, stamp_of(path), footer)
+    return ParquetShard(path, name, stamp_of(path), footer, shape)
 
 
-def schema_faults(schema: pa.Schema) -> list[Fault]:
-    """Columns that are missing, double, or of a type that cannot hold what they must."""
-    faults = [fault for column in COLUMNS if (fault := _column_fault(schema, column)) is not None]
-    if HAS_LABEL in schema.names and (fault := _column_fault(schema, HAS_LABEL)) is not None:
-        faults.append(fault)
-    return faults
+def schema_faults(schema: pa.Schema, shape: Shape) -> list[Fault]:
+    """Columns of `shape` that are missing, double, or of a type that cannot hold what they must."""
+    faults = [fault for column in shape.columns if (fault := _column_fault(schema, column)) is not None]
+    there = [column for column in shape.optional if column in schema.names]
+    return faults + [fault for column in there if (fault := _column_fault(schema, column)) is not None]
 
 
 def _column_fault(schema: pa.Schema, column: str) -> Fault | None:
     if column not in schema.names:
-        hint = nearest(column, [name for name in schema.names if name not in COLUMNS])
+        hint = nearest(column, [name for name in schema.names if name not in PAIR.columns])
         return Fault(column, f"the column is missing{hint}", f"columns {', '.join(schema.names)}")
     if schema.names.count(column) > 1:
         return Fault(column, "the column is there twice", "")
@@ -136,10 +134,12 @@ def _expected(column: str, kind: pa.DataType) -> tuple[str, bool]:
     # A column with no value at all has the type null: its rows are what is wrong, and they are named one by one.
     if pa.types.is_null(kind):
         return "", True
-    if column in IMAGES:
+    if column in (*IMAGES, *SINGLE.images):
         return "image bytes (binary, or a struct of bytes and path)", _is_image(kind)
     if column in LABELS:
         return "numbers", pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    if column in SINGLE.labels:
+        return "1 and 0, or true and false", any(check(kind) for check in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
     if column == HAS_LABEL:
         return "true or false", pa.types.is_boolean(kind) or pa.types.is_integer(kind)
     return "text", _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from inpo.data.config import Verify
+from inpo.data.config import DataConfig, Verify
+from inpo.data.fields import Row
 from inpo.data.lookahead import in_order
-from inpo.data.pairs import Examined, Row, examine
+from inpo.data.pairs import Examined, examine
 from inpo.data.shards import EXTRA, Shard
-from inpo.data.where import Condition, judge
+from inpo.data.soft import Range, check_score_columns, judged_by_scores
+from inpo.data.where import Condition, check_columns, judge, parse_condition
 from inpo.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -37,23 +39,45 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rules:
-    """What rows are examined for: the pictures' bodies or headers, and the conditions of data.where."""
+    """What rows are examined for: the pictures' bodies or headers, the conditions of data.where, and who judges.
+
+    labelled: labels do. scores: these two columns do, their values clamped to `limits`. Where neither, a scorer does later.
+    """
 
     verify: Verify = "full"
     conditions: tuple[Condition, ...] = ()
+    labelled: bool = True
+    scores: tuple[str, str] | None = None
+    limits: Range | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that the conditions name."""
-        return tuple(dict.fromkeys(condition.column for condition in self.conditions))
+        """The columns that the conditions name, and those of the scores."""
+        return tuple(dict.fromkeys((*(condition.column for condition in self.conditions), *(self.scores or ()))))
+
+    def check_columns(self, columns: Mapping[str, str], name: str) -> None:
+        """Raises `InputError` where `name`, with these columns and kinds, lacks one that is asked for."""
+        check_columns(self.conditions, columns, name)
+        if self.scores is not None:
+            check_score_columns(self.scores, columns, name)
+
+
+def rules_of(config: DataConfig) -> Rules:
+    """What rows are examined for under these settings. Raises `InputError` for a condition that cannot be read."""
+    conditions = tuple(map(parse_condition, config.where))
+    return Rules(config.verify, conditions, labelled=config.judge is None, scores=config.score_columns, limits=config.score_range)
 
 
 @dataclass
 class Tally:
-    """Counts over a data set. `reasons` counts faults, of which a rejected row may have several; `filtered`: left out by data.where."""
+    """Counts over a data set. `reasons` counts faults, of which a rejected row may have several; `filtered`: left out by data.where.
+
+    `pairs` counts single pictures where the rows are such; `desired` are those of them with the label 1.
+    """
 
     rows: int = 0
     pairs: int = 0
+    desired: int = 0
     ties: int = 0
     unlabelled: int = 0
     filtered: int = 0
@@ -75,6 +99,7 @@ class Tally:
                 self.ties += 1
             else:
                 self.pairs += 1
+                self.desired += one.single and one.preference == 1
 
     def add_reasons(self, examined: Examined, where: str) -> None:
         """Counts one row's faults; `where`: its place, for the examples."""
@@ -97,7 +122,7 @@ def scan(
 
         def submit(batch: tuple[int, int, int, list[Row]]) -> Future[Batch]:
             number, group, first, rows = batch
-            return pool.submit(_examine, rows, Batch(number, group, first, ()), names=shards[number].names, rules=rules)
+            return pool.submit(_examine, rows, Batch(number, group, first, ()), shard=shards[number], rules=rules)
 
         for batch in in_order(submit, _batches(shards, rules, damaged), 2 * workers):
             yield batch
@@ -125,15 +150,18 @@ def _group(shard: Shard, number: int, group: int, rules: Rules) -> Iterator[tupl
         first += len(rows)
 
 
-def _examine(rows: Sequence[Row], place: Batch, *, names: Mapping[str, str], rules: Rules) -> Batch:
-    return Batch(place.shard, place.group, place.first_row, [_examine_row(row, names=names, rules=rules) for row in rows])
+def _examine(rows: Sequence[Row], place: Batch, *, shard: Shard, rules: Rules) -> Batch:
+    return Batch(place.shard, place.group, place.first_row, [_examine_row(row, shard=shard, rules=rules) for row in rows])
 
 
-def _examine_row(row: Row, *, names: Mapping[str, str], rules: Rules) -> Examined:
+def _examine_row(row: Row, *, shard: Shard, rules: Rules) -> Examined:
+    values = row.get(EXTRA, {})
+    assert isinstance(values, Mapping)
     if rules.conditions and EXTRA in row:
-        values = row[EXTRA]
-        assert isinstance(values, Mapping)
         wanted, faults = judge(rules.conditions, values)
         if faults or not wanted:
             return Examined(faults=faults, wanted=wanted)
-    return examine(row, verify=rules.verify, names=names)
+    found = examine(row, verify=rules.verify, names=shard.names, shape=shard.shape)
+    if rules.scores is None or not found.valid:
+        return found
+    return judged_by_scores(found, values, rules.scores, rules.limits)

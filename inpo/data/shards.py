@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
-from inpo.data.pairs import Names, Row
+from inpo.data.fields import Names, Row, Shape
 
 EXTRA = "extra"
 """Key of a row under which the columns stand that data.where asks for: a mapping by the names that users know."""
@@ -27,17 +27,18 @@ class Group(Protocol):
 
 
 class Shard(ABC):
-    """One file or folder of pairs. Rows count from 0 through all of its groups.
+    """One file or folder of pairs, or of single pictures. Rows count from 0 through all of its groups.
 
-    `name`: what messages call it, relative to the data set. `columns`: what data.where may name, with the kind of value
-    ("number", "text", "true or false", or "any" where it differs by row). `names`: see `inpo.data.pairs.Names`. `stamp`: a plain
-    value that is another one when the files were changed, found without reading them.
+    `name`: what messages call it, relative to the data set. `shape`: what a row holds. `columns`: what data.where may name, with the
+    kind of value ("number", "text", "true or false", or "any" where it differs by row). `names`: see `inpo.data.fields.Names`.
+    `stamp`: a plain value that is another one when the files were changed, found without reading them.
     """
 
     path: Path
     name: str
     group_rows: tuple[int, ...]
     columns: Mapping[str, str]
+    shape: Shape
     names: Names
     stamp: object
 

@@ -1,4 +1,4 @@
-"""Pairs from Pick-a-Pic-shaped Parquet files, by index, with memory that does not grow with the number of rows."""
+"""Pairs or single pictures from files and folders, by index, with memory that does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from inpo.data.config import DataConfig
-from inpo.data.index import PairIndex, ids_of, load_or_build, rules_of
+from inpo.data.fields import Row
+from inpo.data.index import PairIndex, ids_of, load_or_build
 from inpo.data.opening import open_shards
 from inpo.data.order import window_blocks
-from inpo.data.pairs import Row, record
+from inpo.data.pairs import Verdict, record
 from inpo.data.scan import Progress, Tally
 from inpo.data.shards import Group, Shard
+from inpo.data.suits import check_singles
 from inpo.errors import InputError
+from inpo.methods import Method
 from inpo.types import PairRecord
 
 GROUP_CACHE_BYTES = 2 << 30
@@ -37,19 +40,22 @@ class PairIds(Sequence[str]):
 
 
 class ParquetPairs:
-    """An `inpo.types.PairSource` over the valid pairs of a file, a folder or a glob.
+    """An `inpo.types.PairSource` over the valid pairs, or single pictures, of a file, a folder or a glob.
 
-    `tally` counts what the files hold, `ids` the pairs' ids in order. Row groups are read whole and the latest are kept:
-    as many as the loader's shuffling window touches. Safe to use from several threads.
+    labelled: false where scores judge; who won is then what `index` says. `tally` counts what the files hold, `ids` the pairs' ids in
+    order. Row groups are read whole and the latest are kept: as many as the loader's shuffling window touches. Safe to use from
+    several threads.
     """
 
-    def __init__(self, shards: Sequence[Shard], index: PairIndex) -> None:
+    def __init__(self, shards: Sequence[Shard], index: PairIndex, *, labelled: bool = True) -> None:
         self._shards = shards
+        self._verdicts = None if labelled else [index.table.column(name).to_numpy() for name in ("preference", "swap")]
         self._places = [index.table.column(name).to_numpy() for name in ("file", "row_group", "row")]
         self._groups: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self._lock = threading.Lock()
         self.ids = PairIds(ids_of(index.table))
         self.size = len(self.ids)
+        self.singles = any(shard.shape.single for shard in shards)
         self.block = _typical_group(shards, self.size, index.tally.rows)
         self.fingerprint = index.fingerprint
         self.tally = index.tally
@@ -57,27 +63,41 @@ class ParquetPairs:
         self._capacity = 4 * window_blocks(self.block)
 
     @classmethod
-    def open(cls, config: DataConfig, *, folder: Path | None = None, progress: Progress | None = None) -> ParquetPairs:
+    def open(
+        cls, config: DataConfig, *, folder: Path | None = None, progress: Progress | None = None, method: Method | None = None
+    ) -> ParquetPairs:
         """Finds the valid pairs of `config.path`, or reads the list of them kept in `folder` by an earlier opening.
 
         folder: the run folder; receives `rejected.jsonl` and the index. None keeps nothing.
-        Raises `InputError` for unusable files or columns, too many broken rows, no pair at all, or data that are not the
-        ones the folder's index was made from.
+        method: what will learn from them; None where that is not known.
+        Raises `InputError` for unusable files or columns, single pictures where settings or method want pairs, too many broken rows,
+        no pair at all, or data that are not the ones the folder's index was made from.
         """
-        shards = open_shards(config.path, root=config.root, conditions=rules_of(config).conditions)
+        shards = open_shards(config)
+        if any(shard.shape.single for shard in shards):
+            check_singles(config, method)
         index = load_or_build(shards, config, folder=folder, progress=progress)
         _check_enough(config, index, folder)
-        return cls(shards, index)
+        return cls(shards, index, labelled=config.judge is None)
 
     def __getitem__(self, index: int) -> PairRecord:
         if not 0 <= index < self.size:
             raise IndexError(f"pair {index} of {self.size}")
         file, group, row = (int(column[index]) for column in self._places)
         shard = self._shards[file]
-        pair = record(self._row(file, group, row - shard.first_rows[group]), where=shard.place(row), names=shard.names)
+        pair = record(
+            self._row(file, group, row - shard.first_rows[group]), where=shard.place(row), names=shard.names, shape=shard.shape,
+            verdict=self._verdict(index),
+        )  # fmt: skip
         if pair.id != self.ids[index]:
             raise InputError(f"{pair.row}: the pair is not the one that was indexed; the file was changed while in use")
         return pair
+
+    def _verdict(self, index: int) -> Verdict | None:
+        if self._verdicts is None:
+            return None
+        preference, swap = (column[index] for column in self._verdicts)
+        return Verdict(float(preference), bool(swap))
 
     def _row(self, file: int, group: int, offset: int) -> Row:
         with self._lock:
@@ -109,7 +129,7 @@ def _check_enough(config: DataConfig, index: PairIndex, folder: Path | None) -> 
         raise InputError(_too_many_rejected(config, tally, folder))
     if not len(index.table):
         raise InputError(
-            f"data.path={config.path}: none of {tally.rows} rows is a pair to train on "
+            f"data.path={config.path}: none of {tally.rows} rows can be trained on "
             f"({tally.rejected} rejected, {tally.ties} ties with data.ties={config.ties}, {tally.unlabelled} without a label"
             f"{_filtered(config, tally)})"
         )

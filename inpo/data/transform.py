@@ -52,7 +52,7 @@ def show(image: Image.Image, view: View, resolution: int) -> Tensor:
 
 
 def show_pair(images: Sequence[Image.Image], view: View, resolution: int) -> Tensor:
-    """Winner and loser under one view: `[2, 3, resolution, resolution]`."""
+    """Winner and loser, or a single picture, under one view: `[P, 3, resolution, resolution]`."""
     return torch.stack([show(image, view, resolution) for image in images])
 
 

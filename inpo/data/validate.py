@@ -1,4 +1,4 @@
-"""Everything that is wrong with a set of pairs, by file, row and field, before any model is loaded."""
+"""Everything that is wrong with a set of pairs or single pictures, by file, row and field, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inpo.data.config import DataConfig, Ties
-from inpo.data.index import rules_of
+from inpo.data.fields import CAPTION, LABELS, short
 from inpo.data.opening import Unusable, examine_shards
-from inpo.data.pairs import CAPTION, LABELS, SAME_IMAGES, Examined, short
-from inpo.data.scan import Batch, Progress, Rules, Tally, scan
+from inpo.data.pairs import SAME_IMAGES, Examined
+from inpo.data.scan import Batch, Progress, Rules, Tally, rules_of, scan
 from inpo.data.shards import Shard
 
 CLIP_PIECES = 75
@@ -43,8 +43,9 @@ class Finding:
 class Report:
     """What `validate` found. `problems` keep rows or files out of training; `warnings` do not.
 
-    duplicates: rows that repeat an earlier pair with the same winner. contradictions: rows that repeat one with the other
-    winner. long_captions: captions that CLIP cuts off.
+    duplicates: rows that repeat an earlier pair with the same winner, or a picture with the same label. contradictions: rows that
+    repeat one with the other. long_captions: captions that CLIP cuts off. singles: the rows are single pictures, and `tally.pairs`
+    counts them.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Report:
     duplicates: int
     contradictions: int
     long_captions: int
+    singles: bool
 
     @property
     def ok(self) -> bool:
@@ -69,12 +71,16 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report as text: the counts, then every problem, then every warning."""
         tally = self.tally
-        kinds = f"{_many(tally.pairs, 'pair')}, {_many(tally.ties, 'tie')}, {tally.unlabelled} without a label"
+        pairs = f"{_many(tally.pairs, 'pair')}, {_many(tally.ties, 'tie')}"
+        pictures = f"{_many(tally.pairs, 'single picture')}, {tally.desired} desired"
+        kinds = f"{pictures if self.singles else pairs}, {tally.unlabelled} without a label"
         filtered = f", {tally.filtered} left out by data.where" if tally.filtered else ""
         yield f"{self.path}: {_many(self.files, 'file')}, {_many(tally.rows, 'row')}: {kinds}{filtered}"
-        yield f"{_many(tally.rejected, 'row')} rejected, {self.identical_images} of them with two identical images"
+        identical = "" if self.singles else f", {self.identical_images} of them with two identical images"
+        yield f"{_many(tally.rejected, 'row')} rejected{identical}"
         yield from (f"  {count} × {reason}" for reason, count in tally.reasons.most_common())
-        yield f"repeated pairs: {self.duplicates} with the same label, {self.contradictions} with the opposite one"
+        what = "pictures" if self.singles else "pairs"
+        yield f"repeated {what}: {self.duplicates} with the same label, {self.contradictions} with the opposite one"
         yield f"captions longer than CLIP reads: {self.long_captions}"
         yield from (f"problem: {problem}" for problem in self.problems)
         yield from (f"warning: {warning}" for warning in self.warnings)
@@ -114,7 +120,9 @@ class _Findings:
     def _add_pair(self, shard: int, row: int, examined: Examined) -> None:
         name = self.shards[shard].file_of(row)
         if examined.tie and self.ties == "error":
-            self.problems.append(Finding(name, row, LABELS[0], "a tie, and data.ties=error allows none", "0.5"))
+            found = "0.5" if examined.scores is None else f"both {examined.scores[0]:g}"
+            field = LABELS[0] if examined.scores is None else "scores"
+            self.problems.append(Finding(name, row, field, "a tie, and data.ties=error allows none", found))
         if len(_PIECE.findall(examined.caption)) > CLIP_PIECES:
             self.long_captions += 1
             self.warnings.append(Finding(name, row, CAPTION, "longer than CLIP reads: the end is cut off", short(examined.caption)))
@@ -150,7 +158,8 @@ class _Findings:
         opposite = None not in (winner, earlier) and winner != earlier
         self.contradictions += opposite
         self.duplicates += not opposite
-        reason = f"the pair of {where} with the opposite label" if opposite else f"the pair of {where} once more"
+        what = "picture" if self.shards[file].shape.single else "pair"
+        reason = f"the {what} of {where} with the opposite label" if opposite else f"the {what} of {where} once more"
         self.warnings.append(Finding(self.shards[file].file_of(number), number, None, reason))
 
 
@@ -165,7 +174,7 @@ def validate(data: str | DataConfig, *, progress: Progress | None = None) -> Rep
     shards: list[Shard] = []
     unusable: list[Finding] = []
     files = 0
-    for found in examine_shards(config.path, root=config.root, conditions=rules.conditions):
+    for found in examine_shards(config):
         files += 1
         if isinstance(found, Shard):
             shards.append(found)
@@ -201,4 +210,5 @@ def _report(path: str, files: int, unusable: Sequence[Finding], findings: _Findi
     return Report(
         path=path, files=files, tally=findings.tally, problems=tuple(problems), warnings=tuple(findings.warnings),
         duplicates=findings.duplicates, contradictions=findings.contradictions, long_captions=findings.long_captions,
+        singles=any(shard.shape.single for shard in findings.shards),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from inpo.data.pairs import Fault, short
+from inpo.data.fields import Fault, short
 from inpo.errors import InputError, nearest
 
 Value = float | str | bool

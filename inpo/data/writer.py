@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inpo.data.pairs import CAPTION, IMAGES, LABELS
+from inpo.data.fields import CAPTION, IMAGES, LABELS
 from inpo.errors import InputError, RunFault
 from inpo.files import replacing
 

@@ -92,9 +92,7 @@ def win_rate(
     return WinRate(rate, low[0], high[0], len(gains), won, tied, lost, gain, low[1], high[1], p, excluded)
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0, missing: Missing = "refuse"
-) -> Difference:
+def paired_difference(a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0, missing: Missing = "refuse") -> Difference:
     """Mean of a − b over prompts with its 95 % percentile interval. Shapes, `missing` and errors as in `win_rate`."""
     gains, excluded = _paired(a, b, missing)
     by_prompt = np.nanmean(gains, axis=1)[:, None]

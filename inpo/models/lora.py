@@ -33,9 +33,7 @@ PREFIX = "unet."
 METADATA = "lora_adapter_metadata"
 
 
-def attach(
-    network: nn.Module, lora: Lora, *, seed: int, attention: Sequence[str] = ATTENTION, stored: torch.dtype = torch.float32
-) -> None:
+def attach(network: nn.Module, lora: Lora, *, seed: int, attention: Sequence[str] = ATTENTION, stored: torch.dtype = torch.float32) -> None:
     """Freezes the network and puts adapters on the layers that `lora.targets` names, in place. They change nothing yet.
 
     A is drawn from `seed` and the layer's name, B is 0, both fp32; there is no dropout, which would part policy and reference.

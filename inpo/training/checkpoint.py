@@ -212,4 +212,3 @@ def check_space(checkpoints: Path, *, size: int, count: int, reclaimed: int = 0)
             f"{checkpoints}: {free:,} bytes are free, but {count} checkpoint(s) of about {size:,} bytes need {size * count:,}; "
             "free some space, choose another folder, or lower train.keep"
         )
-

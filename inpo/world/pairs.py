@@ -64,6 +64,7 @@ class WorldPairs:
     """
 
     size: int | None = None
+    singles = False
     block = 1
 
     def __init__(self, *, shuffled: bool = False, seed: int = 0, packaged: Path | None = None) -> None:

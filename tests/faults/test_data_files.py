@@ -152,7 +152,7 @@ def test_sets_with_nothing_to_train_on_are_refused(tmp_path: Path) -> None:
     pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
     assert "there are no rows" in refusal(tmp_path / "none.parquet")
     ties = write(tmp_path / "ties.parquet", [row(i, label_0=0.5, label_1=0.5) for i in range(3)])
-    assert "none of 3 rows is a pair to train on (0 rejected, 3 ties with data.ties=drop, 0 without a label)" in refusal(ties)
+    assert "none of 3 rows can be trained on (0 rejected, 3 ties with data.ties=drop, 0 without a label)" in refusal(ties)
     bare = write(tmp_path / "bare.parquet", [row(i, has_label=False) for i in range(2)])
     assert "2 without a label" in refusal(bare)
     nulls = write(tmp_path / "nulls.parquet", [row(i, label_0=None) for i in range(2)])

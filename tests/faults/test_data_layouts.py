@@ -208,7 +208,7 @@ def test_half_a_layout_names_the_other_half(tmp_path: Path) -> None:
     assert "the folder holds win/ but nothing in lose/ (did you mean 'loose'?)" in refusal(tmp_path / "a")
     as_sides(tmp_path / "b", 2)
     LAYOUTS["parquet"](tmp_path / "b", 2)
-    assert "both Parquet files and pairs of pictures" in refusal(tmp_path / "b")
+    assert "both Parquet files and pictures" in refusal(tmp_path / "b")
     as_jsonl(tmp_path / "c", 2)
     assert f"name the file itself, data.path={tmp_path / 'c'}/pairs.jsonl" in refusal(tmp_path / "c")
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 import inpo.methods
 from inpo.config import METHOD_PARTS, Experiment, load_experiment
-from inpo.data.pairs import Fault
+from inpo.data.fields import Fault
 from inpo.data.validate import validate
 from inpo.methods import METHODS
 from inpo.noising import Inversion

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from inpo.data.fields import Fault, short
 from inpo.data.importing.rankings import Faulty, Item, Place, Ranking
-from inpo.data.pairs import Fault, short
 from inpo.errors import RunFault
 
 _TABLES = """

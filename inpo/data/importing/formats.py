@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from inpo.data.fields import Fault, short
 from inpo.data.importing.rankings import Columns, Faulty, Item, Place, Ranking, array, caption, number, optional, optional_text, text
-from inpo.data.pairs import Fault, short
 from inpo.data.writer import Kind
 from inpo.errors import InputError
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from inpo.checking import number, one_of, whole
+from inpo.data.fields import CAPTION, IMAGES, LABELS, Fault, short
 from inpo.data.importing.collected import Collected
 from inpo.data.importing.formats import FORMATS, Format, FormatName, detect
 from inpo.data.importing.pictures import PictureFolder
@@ -19,7 +20,7 @@ from inpo.data.importing.rankings import Faulty, Item, Place, Ranking
 from inpo.data.importing.report import ImportReport, Listing, too_many
 from inpo.data.importing.rows import FOLDERS, Row, read_rows
 from inpo.data.lookahead import in_order
-from inpo.data.pairs import CAPTION, IMAGES, LABELS, SAME_IMAGES, Fault, short
+from inpo.data.pairs import SAME_IMAGES
 from inpo.data.ranking import PairPolicy, crossed_pairs, ranked_pairs
 from inpo.data.writer import Kind, PairWriter, check_free, writing_pairs
 from inpo.errors import InputError, nearest

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from inpo.data.fields import Fault, short
 from inpo.data.files import PICTURE_BYTES, Unread, read_regular
 from inpo.data.images import BrokenImage, decode
-from inpo.data.pairs import Fault, short
 from inpo.errors import InputError
 
 _KEPT_BYTES = 64 << 20

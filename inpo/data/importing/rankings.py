@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
 
-from inpo.data.pairs import CAPTION, Fault, caption_faults, short
+from inpo.data.fields import CAPTION, Fault, caption_faults, short
 
 Columns = Mapping[str, object]
 """Columns that are kept beside a pair, by name; a value is None where the source has none."""

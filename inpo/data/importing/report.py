@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from inpo.data.fields import Fault, short
 from inpo.data.importing.rankings import Place, Ranking
-from inpo.data.pairs import Fault, short
 from inpo.errors import RunFault
 from inpo.files import PARTIAL
 

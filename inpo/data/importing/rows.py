@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from inpo.data.fields import Fault, short
 from inpo.data.files import PICTURE_SUFFIXES, CaptionFiles, Unread, walk
 from inpo.data.folders import CAPTION_SUFFIX
 from inpo.data.importing.pictures import inside
 from inpo.data.importing.text import JsonList, is_list, lines
-from inpo.data.pairs import Fault, short
 from inpo.data.parquet import column_values
 from inpo.errors import InputError
 

@@ -89,6 +89,8 @@ def pair_record(number: int) -> PairRecord:
 class MadePairs:
     """A source of `pair_record`s: `size` of them, or without end. Counts its readings."""
 
+    singles = False
+
     def __init__(self, size: int | None, block: int = 4) -> None:
         self.size, self.block, self.fingerprint = size, block, f"made-{size}"
         self.read: list[int] = []

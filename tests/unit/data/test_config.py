@@ -13,8 +13,8 @@ from inpo.errors import InputError
 def test_the_keys_are_the_contract() -> None:
     """CONTRACTS.md, "Configuration keys", under `data`."""
     assert [field.name for field in fields(DataConfig)] == [
-        "path", "root", "where", "ties", "verify", "max_rejected_fraction", "resolution", "flip", "crop", "latents",
-        "sizes", "prompt_dropout", "validation_fraction",
+        "path", "root", "where", "positive_ratio", "score_columns", "scorer", "score_range", "ties", "verify", "max_rejected_fraction",
+        "resolution", "flip", "crop", "latents", "sizes", "prompt_dropout", "validation_fraction",
     ]  # fmt: skip
 
 

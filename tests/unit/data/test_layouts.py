@@ -154,7 +154,7 @@ def test_rows_of_a_folder_are_filtered_by_name(tmp_path: Path) -> None:
 
 
 def test_a_filter_that_leaves_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of 12 rows is a pair .*12 left out by data\.where=\['score < 0'\]"):
+    with pytest.raises(InputError, match=r"none of 12 rows can be trained on .*12 left out by data\.where=\['score < 0'\]"):
         records(as_jsonl(tmp_path, 12), where=("score < 0",))
 
 

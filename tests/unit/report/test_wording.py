@@ -33,8 +33,16 @@ def test_long_prompts_are_cut_and_say_so():
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (2e-5, "2e-5"), (500.0, "500"), (409600, "409,600"), (400, "400"), (0.1, "0.1"),
-        (True, "yes"), (None, "none"), ("fp32", "fp32"), ([1, 2.0], "1, 2"), ([], "none"),
+        (2e-5, "2e-5"),
+        (500.0, "500"),
+        (409600, "409,600"),
+        (400, "400"),
+        (0.1, "0.1"),
+        (True, "yes"),
+        (None, "none"),
+        ("fp32", "fp32"),
+        ([1, 2.0], "1, 2"),
+        ([], "none"),
     ],
 )
 def test_plain_values(value: object, shown: str):

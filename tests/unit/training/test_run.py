@@ -199,7 +199,16 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
 def test_secrets_do_not_reach_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Named like a secret, shaped like one, inside an address, or in the environment."""
     canary = "CANARYvalue12345"
-    arguments = ["inpo", "train", f"--hub-token={canary}", "--api-key", canary, f"hub.token={canary}", f"hf_{canary}", f"https://me:{canary}@host/x"]
+    arguments = [
+        "inpo",
+        "train",
+        f"--hub-token={canary}",
+        "--api-key",
+        canary,
+        f"hub.token={canary}",
+        f"hf_{canary}",
+        f"https://me:{canary}@host/x",
+    ]
     assert canary not in json.dumps(redacted([*arguments, f"x=sk-{canary}", f"--password={canary}"]))
     assert redacted(["inpo", "train", "world-inpo", "train.steps=4", "--out", "runs/a"])[3:] == ["train.steps=4", "--out", "runs/a"]
     assert redacted(["--token", "--out", "runs/a"]) == ["--token", "--out", "runs/a"]
