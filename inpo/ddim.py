@@ -6,7 +6,7 @@ the dtype of the latents, fp32 or wider; only the network decides its own precis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -108,6 +108,48 @@ def sample(denoiser: Denoiser, x_t: Tensor, nodes: Sequence[Level], condition: C
     return x_t
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a walk, for the examples that take it: from x_r at level r to x_s at level s, `[n,C,H,W]`."""
+
+    x_r: Tensor
+    x_s: Tensor
+    r: Level
+    s: Level
+
+    def __getitem__(self, rows: Tensor) -> Step:
+        return Step(self.x_r[rows], self.x_s[rows], self.r[rows], self.s[rows])
+
+
+@torch.no_grad()
+def walk(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    nodes: Sequence[Level],
+    condition: Condition,
+    *,
+    solver: Solver | None = None,
+    churn: ChurnRule | None = None,
+) -> Iterator[Step]:
+    """The steps from x_0 `[B,C,H,W]` up the deterministic trajectory (M4), each example on its own grid; nodes[0] is the clean node.
+
+    A node has a row for each example that reaches it, and examples that stop early stand last (`Schedule.inversion_nodes`).
+    With the default first-order solver an example of k steps costs k network evaluations: the first at the clean node, the last
+    one Δ before t. `churn` makes steps stochastic (order 1 only). Raises `ValueError` for a solver that cannot run here.
+    """
+    solver = solver or Solver()
+    solver.require(nodes, stochastic=churn is not None)
+    history, x = _History(denoiser, condition, solver), x_0
+    for j, (r, s) in enumerate(pairwise(nodes)):
+        x, r = x[: len(s)], r[: len(s)]
+        prediction = history.prediction(x, r, s)
+        added = None if churn is None else churn(j, x, r, s)
+        kind = history.kind
+        there = transfer(kind, x, prediction, r, s) if added is None else churned_transfer(kind, x, prediction, (r, s), added)
+        yield Step(x, there, r, s)
+        x = there
+
+
 def invert(
     denoiser: Denoiser,
     x_0: Tensor,
@@ -117,56 +159,21 @@ def invert(
     solver: Solver | None = None,
     churn: ChurnRule | None = None,
 ) -> Tensor:
-    """Walks x_0 `[B,C,H,W]` up the deterministic trajectory to x_t (M4), each example on its own grid; nodes[0] is the clean node.
-
-    A node has a row for each example that reaches it, and examples that stop early stand last (`Schedule.inversion_nodes`).
-    With the default first-order solver an example of k steps costs k network evaluations: the first at the clean node, the last
-    one Δ before t. `churn` makes steps stochastic (order 1 only). Raises `ValueError` for a solver that cannot run here.
-    """
-    return last_step(denoiser, x_0, nodes, condition, solver=solver, churn=churn)[1]
-
-
-@torch.no_grad()
-def last_step(
-    denoiser: Denoiser,
-    x_0: Tensor,
-    nodes: Sequence[Level],
-    condition: Condition,
-    *,
-    solver: Solver | None = None,
-    churn: ChurnRule | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The walk of `invert`, with where each example stood before its last step: (x_r, x_t), both `[B,C,H,W]`."""
-    solver = solver or Solver()
-    solver.require(nodes, stochastic=churn is not None)
-    history = _History(denoiser, condition, solver)
-    before, x, arrived = x_0, x_0, []
-    for j, (r, s) in enumerate(pairwise(nodes)):
-        arrived.append((before[len(s) :], x[len(s) :]))
-        x, r = x[: len(s)], r[: len(s)]
-        before = x
-        prediction = history.prediction(x, r, s)
-        added = None if churn is None else churn(j, x, r, s)
-        kind = history.kind
-        x = transfer(kind, x, prediction, r, s) if added is None else churned_transfer(kind, x, prediction, (r, s), added)
-    from_r, to_t = zip((before, x), *reversed(arrived), strict=True)
-    return torch.cat(from_r), torch.cat(to_t)
+    """x_t `[B,C,H,W]` of each example: the end of its `walk` (M4)."""
+    x, arrived = x_0, []
+    for step in walk(denoiser, x_0, nodes, condition, solver=solver, churn=churn):
+        arrived.append(x[len(step.s) :])
+        x = step.x_s
+    return torch.cat([x, *reversed(arrived)])
 
 
-def last_sources(nodes: Sequence[Level]) -> Level:
-    """The level that each example of such a walk takes its last step from: one row per example."""
-    steps = list(pairwise(nodes))
-    ends = [*(len(s) for _, s in steps[1:]), 0]
-    parts = [r[slice(end, len(s))] for (r, s), end in zip(steps, ends, strict=True)]
-    return Level(*(torch.cat([getattr(part, name) for part in reversed(parts)]) for name in ("alpha", "sigma", "t")))
-
-
-def step_noise(x_r: Tensor, x_s: Tensor, r: Level, s: Level) -> tuple[Tensor, Tensor]:
+def step_noise(step: Step) -> tuple[Tensor, Tensor]:
     """(x̂_0, ε̂) of a deterministic step from its two ends alone (M11): the only ones with which (M2) leads from x_r to x_s.
 
     Raises `ValueError` for two levels of one signal-to-noise ratio, between which there is no step.
     """
-    (alpha_r, sigma_r), (alpha_s, sigma_s) = r.coefficients(x_r), s.coefficients(x_s)
+    x_r, x_s = step.x_r, step.x_s
+    (alpha_r, sigma_r), (alpha_s, sigma_s) = step.r.coefficients(x_r), step.s.coefficients(x_s)
     determinant = alpha_r * sigma_s - alpha_s * sigma_r
     if bool((determinant == 0).any()):
         raise ValueError("a step between two levels of one signal-to-noise ratio has no noise of its own")

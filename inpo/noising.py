@@ -6,14 +6,14 @@ the points at which policy and reference are then compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from inpo import ddim
-from inpo.ddim import Churn, ChurnRule, Solver
+from inpo.ddim import Churn, ChurnRule, Solver, Step
 from inpo.randomness import PairNoise
 from inpo.release import ReleaseGrid
 from inpo.schedule import WHOLE_PATH, Level, Schedule, Span
@@ -25,7 +25,8 @@ Inverter = Literal["policy", "reference"]
 class Noising(Protocol):
     """Pairs and times to training points. `inverter` says whose trajectory is walked; None where no network is asked.
 
-    `t_range`: the part of the path in which the times lie.
+    `t_range`: the part of the path in which the times lie. `points_per_pair`: how many training points each pair gives; the points of
+    a pair stand together, in the pairs' order.
     """
 
     @property
@@ -34,12 +35,19 @@ class Noising(Protocol):
     @property
     def t_range(self) -> Span: ...
 
+    @property
+    def points_per_pair(self) -> int: ...
+
+    def at_one_time(self) -> Noising:
+        """The same, with one training point for each pair: the one at its own time."""
+
     def mean_evaluations(self, schedule: Schedule) -> float:
         """Network evaluations per image, averaged over the law of t."""
 
     def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
-        """`t`: `[B]`, one time per pair, shared by winner and loser. `lose=False` leaves the losers out; single pictures have none.
+        """`t`: `[B]`, one time per pair, shared by winner and loser; further points of a pair are at nodes of its own walk.
 
+        `lose=False` leaves the losers out; single pictures have none.
         `batch_pairs` bounds how many pairs go through the network together; results do not depend on it.
         """
 
@@ -54,9 +62,14 @@ class Forward:
     shared_noise: bool = True
     t_range: Span = WHOLE_PATH
     inverter: ClassVar[Inverter | None] = None
+    points_per_pair: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check_range(self.t_range)
+
+    def at_one_time(self) -> Forward:
+        """It is that already."""
+        return self
 
     def mean_evaluations(self, schedule: Schedule) -> float:
         """None: noise is drawn, not found."""
@@ -87,8 +100,8 @@ class Inversion:
     forward process mixed in (M6); `shared_noise`: one n for winner and loser. `order`, `corrector_steps`: see `ddim.Solver`.
     `inverter`: whose trajectory; the policy's is the paper's. `compat="inpo-release"`: the released code's grid, which does
     not land on t, and its noise (`inpo.release`). `first_eta`: η of the first step alone, None for the same; 1 starts from noise that is
-    drawn and walks the trajectory from there. `t_range`: the part of the path in which t is drawn. Raises `ValueError` for
-    combinations that cannot hold.
+    drawn and walks the trajectory from there. `t_range`: the part of the path in which t is drawn. `times_per_trajectory` m: training
+    points of each pair, at m nodes of one walk. Raises `ValueError` for combinations that cannot hold.
     """
 
     inversion_steps: int = 10
@@ -100,6 +113,7 @@ class Inversion:
     compat: Literal["inpo-release"] | None = None
     first_eta: float | None = None
     t_range: Span = WHOLE_PATH
+    times_per_trajectory: int = 1
 
     def __post_init__(self) -> None:
         if self.inversion_steps < 1:
@@ -114,6 +128,13 @@ class Inversion:
             raise ValueError(f"compat={self.compat!r} fixes eta, order and corrector_steps: leave them out")
         if self.noisy and not self.solver.plain:
             raise ValueError("eta > 0 needs order=1 and corrector_steps=0: slopes of a noisy path have no second order")
+        self._check_sharing()
+
+    def _check_sharing(self) -> None:
+        if not 1 <= self.times_per_trajectory <= self.inversion_steps:
+            raise ValueError(f"times_per_trajectory={self.times_per_trajectory} must be in 1…{self.inversion_steps}, the steps of a walk")
+        if self.times_per_trajectory > 1 and (self.compat or self.t_range != WHOLE_PATH):
+            raise ValueError("times_per_trajectory > 1 takes nodes of the whole path: leave compat and t_range out")
 
     @property
     def noisy(self) -> bool:
@@ -125,14 +146,27 @@ class Inversion:
         """The integrator that `order` and `corrector_steps` name."""
         return Solver(self.order, self.corrector_steps)
 
+    @property
+    def points_per_pair(self) -> int:
+        """m."""
+        return self.times_per_trajectory
+
+    def at_one_time(self) -> Inversion:
+        """m = 1."""
+        return replace(self, times_per_trajectory=1)
+
     def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
         """See `Noising`. Pairs walk together, the longest walks first; each leaves when it has landed. They return in their order."""
-        order = self.bucket(denoiser.schedule, t).argsort(descending=True, stable=True).tolist()
+        k, m = self.bucket(denoiser.schedule, t), self.times_per_trajectory
+        wanted = self._wanted(k, noise)
+        end = t if m == 1 else denoiser.schedule.raised(t, wanted[:, -1] - k, self.inversion_steps)
+        order = wanted[:, -1].argsort(descending=True, stable=True).tolist()
         groups = [order[i : i + batch_pairs] for i in range(0, len(order), batch_pairs)]
-        done = [self._invert_pairs(denoiser, pairs[rows], t[rows], noise[rows], lose=lose) for rows in groups]
-        back = torch.tensor(order).argsort()
+        done = [self._walk(denoiser, pairs[rows], end[rows], noise[rows], wanted=wanted[rows], lose=lose) for rows in groups]
+        back = (m * torch.tensor(order).argsort()[:, None] + torch.arange(m)).flatten()
         win, losers = _gather([win for win, _ in done], back), [loser for _, loser in done if loser is not None]
-        return NoisedPairs(win, _gather(losers, back) if losers else None, pairs.condition, pairs.preference)
+        own = [row for row in range(len(pairs)) for _ in range(m)]
+        return NoisedPairs(win, _gather(losers, back) if losers else None, pairs.condition[own], pairs.preference[own])
 
     def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
         """k(t), `[B]`: steps from the clean node to t."""
@@ -141,22 +175,48 @@ class Inversion:
         return schedule.bucket(t, self.inversion_steps)
 
     def mean_evaluations(self, schedule: Schedule) -> float:
-        """E over t of what the solver asks in k(t) steps: (N+1)/2 for Euler."""
-        t = schedule.draw(torch.arange(1000, dtype=torch.float64) / 1000, self.t_range)
-        return float(self.solver.evaluations(self.bucket(schedule, t)).double().mean())
+        """E over t of what the solver asks in as many steps as the walk takes: (N+1)/2 for Euler, and m (N+1)/(m+1) for m points.
 
-    def _invert_pairs(
-        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool
+        Raises `ValueError` for a schedule that cannot be walked so.
+        """
+        m, N = self.times_per_trajectory, self.inversion_steps
+        t = schedule.draw(torch.arange(1000, dtype=torch.float64) / 1000, self.t_range)
+        k = self.bucket(schedule, t).double()
+        if m > 1:
+            schedule.raised(t, torch.zeros_like(t), N)
+            # The largest of m that are drawn from 1…N without replacement.
+            k = torch.tensor(m * (N + 1) / (m + 1), dtype=torch.float64)
+        return float(self.solver.evaluations(k).mean())
+
+    def _wanted(self, k: Tensor, noise: PairNoise) -> Tensor:
+        """The steps of each pair's walk that end in a training point, `[B,m]` ascending: k and m − 1 of the others, each as likely."""
+        if self.times_per_trajectory == 1:
+            return k[:, None]
+        lot = noise.normal("invert/times", torch.zeros(len(k), self.inversion_steps, dtype=torch.float64))
+        lot.scatter_(1, k[:, None] - 1, torch.inf)
+        return lot.topk(self.times_per_trajectory, dim=1).indices.sort(dim=1).values + 1
+
+    def _walk(
+        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, wanted: Tensor, lose: bool
     ) -> tuple[Noised, Noised | None]:
+        """Training points of winners and of losers, `m` together for each pair."""
         # A pair's winner and loser stand together: they share time, grid and condition, and land together.
         both = [pairs.win, pairs.lose] if lose and pairs.lose is not None else [pairs.win]
         x_0, sides = torch.stack(both, dim=1).flatten(0, 1), len(both)
         rows = [row for row in range(len(pairs)) for _ in range(sides)]
-        nodes = self._nodes(denoiser.schedule, t[rows])
-        churn = self._churn(denoiser.schedule, noise, sides)
-        x_r, x_t = ddim.last_step(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn)
-        points = self._points(denoiser, x_0, _Walked(x_r, x_t, nodes), denoiser.schedule.at(t[rows]))
-        return (points[0::2], points[1::2]) if sides == 2 else (points, None)
+        nodes, churn = self._nodes(denoiser.schedule, t[rows]), self._churn(denoiser.schedule, noise, sides)
+        found, places = [], []
+        for j, step in enumerate(ddim.walk(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn), start=1):
+            here = (wanted[rows][: len(step.s)] == j).any(dim=1).nonzero().flatten()
+            if len(here):
+                landed = step[here]
+                if self.compat:  # the release's walk ends elsewhere than the time that is asked about
+                    landed = replace(landed, s=denoiser.schedule.at(t[rows][here]))
+                found.append(self._points(denoiser, x_0[here], landed))
+                places.append(here)
+        order = torch.cat(places).argsort(stable=True).view(len(pairs), sides, -1)
+        win, *losers = (_gather(found, order[:, side].flatten()) for side in range(sides))
+        return win, losers[0] if losers else None
 
     def _nodes(self, schedule: Schedule, t: Tensor) -> list[Level]:
         if self.compat:
@@ -181,9 +241,9 @@ class Inversion:
 
         return rule
 
-    def _points(self, denoiser: Denoiser, x_0: Tensor, walked: _Walked, level: Level) -> Noised:
-        tau = ddim.implied_noise(x_0, walked.x_t, level)
-        return Noised(walked.x_t, level.t, ddim.target(denoiser.prediction, x_0, tau, level), tau)
+    def _points(self, denoiser: Denoiser, x_0: Tensor, step: Step) -> Noised:
+        tau = ddim.implied_noise(x_0, step.x_s, step.s)
+        return Noised(step.x_s, step.s.t, ddim.target(denoiser.prediction, x_0, tau, step.s), tau)
 
 
 @dataclass(frozen=True)
@@ -202,19 +262,9 @@ class InversionStep(Inversion):
         if self.noisy or self.compat:
             raise ValueError("eta and compat add noise to a step, which then has no noise of its own to be a target: leave them out")
 
-    def _points(self, denoiser: Denoiser, x_0: Tensor, walked: _Walked, level: Level) -> Noised:
-        clean, eps = ddim.step_noise(walked.x_r, walked.x_t, ddim.last_sources(walked.nodes), level)
-        tau = ddim.implied_noise(x_0, walked.x_t, level)
-        return Noised(walked.x_t, level.t, ddim.target(denoiser.prediction, clean, eps, level), tau)
-
-
-@dataclass(frozen=True)
-class _Walked:
-    """Where a walk over `nodes` stood before each example's last step, and where it ended."""
-
-    x_r: Tensor
-    x_t: Tensor
-    nodes: list[Level]
+    def _points(self, denoiser: Denoiser, x_0: Tensor, step: Step) -> Noised:
+        tau = ddim.implied_noise(x_0, step.x_s, step.s)
+        return Noised(step.x_s, step.s.t, ddim.target(denoiser.prediction, *ddim.step_noise(step), step.s), tau)
 
 
 def _check_range(t_range: Span) -> None:

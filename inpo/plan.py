@@ -137,8 +137,9 @@ class Forwards:
 def forwards_per_pair(method: Method, schedule: Schedule, *, singles: bool = False) -> Forwards:
     """What a method costs by its own declaration, on pairs or on single pictures; tests hold it to what hooks count."""
     images = 2 if method.objective.needs.lose and not singles else 1
-    reference = images if method.objective.needs.reference else 0
-    return Forwards(images, reference, images * method.noising.mean_evaluations(schedule))
+    trained = images * method.noising.points_per_pair
+    reference = trained if method.objective.needs.reference else 0
+    return Forwards(trained, reference, images * method.noising.mean_evaluations(schedule))
 
 
 def _with_numbers(part: Noising | Objective | Safeguard) -> str:

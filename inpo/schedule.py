@@ -35,7 +35,7 @@ class Level:
     def __len__(self) -> int:
         return len(self.t)
 
-    def __getitem__(self, rows: slice) -> Level:
+    def __getitem__(self, rows: slice | Tensor) -> Level:
         return Level(self.alpha[rows], self.sigma[rows], self.t[rows])
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +62,12 @@ class Schedule(Protocol):
         """k(t), `[B]` in 1…steps: how many network evaluations an inversion that lands on t takes.
 
         Raises `ValueError` for more steps than the schedule has times.
+        """
+
+    def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
+        """Times so many strides of a grid of `steps` noisier: the same place in a later bucket. Both `[B]`.
+
+        Raises `ValueError` where the grid's strides are no whole times.
         """
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
@@ -135,6 +141,13 @@ class VPSchedule:
             raise ValueError(f"inversion steps must be in 1…{self.length}, the number of the model's times, got {steps}")
         return t.long() * steps // self.length + 1
 
+    def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
+        """t + strides · T/N. Raises `ValueError` where N does not divide T."""
+        stride, rest = divmod(self.length, steps)
+        if rest:
+            raise ValueError(f"inversion_steps={steps} must divide {self.length}, the number of the model's times, to share a trajectory")
+        return t + strides * stride
+
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """n_j = t − (k − j) T/N, rounded to whole times; the short step is the first, and the last node is t itself."""
         k = self.bucket(t, steps)
@@ -190,6 +203,10 @@ class FlowSchedule:
     def bucket(self, t: Tensor, steps: int) -> Tensor:
         """k(t) = ⌈t N⌉, with a whole multiple of 1/N kept in its own bucket whatever the rounding of t N."""
         return (t.double() * steps - 1e-6).ceil().clamp(1, steps).long()
+
+    def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
+        """t + strides/N, at most 1."""
+        return (t + strides / steps).clamp(max=1)
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """n_j = t − (k − j)/N; the short step is the first."""

@@ -19,9 +19,9 @@ class GainBaseline:
     def __init__(self) -> None:
         self.z = 0.0
 
-    def update(self, summary: Summary, pairs: int) -> None:
-        """Takes in a completed step of so many pairs."""
-        self.z = gain_baseline(summary.gains(pairs))
+    def update(self, summary: Summary) -> None:
+        """Takes in a completed step."""
+        self.z = gain_baseline(summary.gains())
 
     def state(self) -> dict[str, object]:
         """For a checkpoint."""

@@ -1,8 +1,8 @@
 """The accumulated gradient of one optimiser step: noise all of a process's pairs, then train on them in micro-batches.
 
 The weights do not change inside a step, so inverting all its pairs first, in groups as large as memory allows, is exact.
-The gradient is the sum over this process's pairs, divided by `pairs_per_step`: added over processes it is the step's mean,
-however the step is cut into micro-batches and processes. Nothing here waits for another process.
+The gradient is the sum over this process's training points, divided by how many the step has: added over processes it is the step's
+mean, however the step is cut into micro-batches and processes. Nothing here waits for another process.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Networks:
 
 @dataclass(frozen=True)
 class Points:
-    """This process's pairs of a step, and where they are trained: all that an attempt at the gradient starts from.
+    """Where this process's pairs of a step are trained: all that an attempt at the gradient starts from.
 
-    `step`: from 0. `times`, `buckets`: of these pairs. `bucket_counts`: of the whole step, `[BUCKETS]`.
+    `step`: from 0. `pairs`, `noised`, `times`, `buckets`: one row per training point, so a pair stands in several where it has several.
     """
 
     step: int
@@ -65,7 +65,6 @@ class Points:
     noised: NoisedPairs
     times: Tensor
     buckets: Tensor
-    bucket_counts: Tensor
 
 
 def step_times(schedule: Schedule, config: TrainConfig, step: int, span: Span = WHOLE_PATH) -> Tensor:
@@ -91,30 +90,32 @@ class GradientSource:
 
     def points(self, step: int) -> Points:
         """Reads this process's pairs of the step and finds their training points. Raises `RunFault` where memory does not suffice."""
-        schedule = self.networks.policy.schedule
-        times = step_times(schedule, self.config, step, self.method.noising.t_range)
+        schedule, noising = self.networks.policy.schedule, self.method.noising
+        times = step_times(schedule, self.config, step, noising.t_range)
         places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
-        buckets = schedule.bucket(times, BUCKETS).cpu()
         start = step * self.config.pairs_per_step
         with torch.no_grad(), told_as_fault("inversion", self.config, step=step):
             pairs = self.loader.fetch([start + place for place in places]).to(self.parallel.device)
-            noised = self.method.noising(
+            noised = noising(
                 self.networks.inverter(self.method), pairs, times[places], PairNoise(self.config.seed, step, tuple(places)),
                 lose=self.method.objective.needs.lose, batch_pairs=self.config.inversion_batch_pairs,
             )  # fmt: skip
-        return Points(step, pairs, noised, times[places], buckets[places], torch.bincount(buckets - 1, minlength=BUCKETS))
+            if noising.points_per_pair > 1:
+                pairs = pairs[[row for row in range(len(pairs)) for _ in range(noising.points_per_pair)]]
+        trained = noised.win.t.cpu()
+        return Points(step, pairs, noised, trained, schedule.bucket(trained, BUCKETS))
 
     def __call__(self, points: Points, scale: float = 1.0, *, z: float = 0.0) -> PairRows:
         """Adds this process's share of the step's gradient, times `scale`, to `.grad`; returns what was measured on the way.
 
         `z`: the step's baseline (M9), the same for all its micro-batches. Raises `RunFault` where memory does not suffice.
         """
-        pairs, noised = points.pairs, points.noised
-        rows = []
+        pairs, noised, rows = points.pairs, points.noised, []
+        share = scale / (self.config.pairs_per_step * self.method.noising.points_per_pair)
         with told_as_fault("gradient", self.config, step=points.step):
             for cut in micro_batches(len(pairs), self.config.micro_batch_pairs):
                 result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method, z=z)
-                torch.autograd.backward(result.losses.sum() * (scale / self.config.pairs_per_step))
+                torch.autograd.backward(result.losses.sum() * share)
                 rows.append(measure(pairs[range(cut.start, cut.stop)], noised[cut], result, self.method.objective))
             return PairRows.cat(rows)
 

@@ -105,12 +105,14 @@ class Local:
 
 @dataclass(frozen=True)
 class Summary:
-    """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`; `signal`: 0 or the signal that any process got.
+    """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`, over so many training points: `counts`, `[BUCKETS]`.
+    `signal`: 0 or the signal that any process got.
 
     `failed`: how many processes could not do their share; the other numbers mean nothing then.
     """
 
     sums: Tensor
+    counts: Tensor
     failed: int
     bad_pairs: int
     largest_margin: float
@@ -118,21 +120,27 @@ class Summary:
     signal: int
     peak_memory_bytes: int
 
-    def gains(self, pairs: int) -> list[float]:
-        """The mean gain R − L (M9) over the winners of a step of so many pairs, and over its losers if it had any."""
-        mean = dict(zip(COLUMNS, (self.sums.sum(0) / pairs).tolist(), strict=True))
+    @property
+    def points(self) -> int:
+        """Training points of the whole step."""
+        return int(self.counts.sum())
+
+    def gains(self) -> list[float]:
+        """The mean gain R − L (M9) over the winners of the step, and over its losers if it had any."""
+        mean = dict(zip(COLUMNS, (self.sums.sum(0) / self.points).tolist(), strict=True))
         both = [mean[f"ref_{side}_error"] - mean[f"{side}_error"] for side in ("win", "lose")]
         return [gain for gain in both if not math.isnan(gain)]
 
 
 def gather(local: Local | None, device: torch.device) -> Summary:
     """The one metrics collective of an optimiser step, before gradients are added up. None: this process could not do its share."""
-    own = torch.zeros(_OWN + BUCKETS * len(COLUMNS), dtype=torch.float64) if local is None else _vector(local)
+    own = torch.zeros(_OWN + BUCKETS * (1 + len(COLUMNS)), dtype=torch.float64) if local is None else _vector(local)
     own[0] = local is None
     everybody = gather_rows(own, device)
     failed, bad, margin, forwards, signal, memory = everybody[:, :_OWN].T
     return Summary(
-        sums=everybody[:, _OWN:].sum(0).view(BUCKETS, len(COLUMNS)),
+        sums=everybody[:, _OWN + BUCKETS :].sum(0).view(BUCKETS, len(COLUMNS)),
+        counts=everybody[:, _OWN : _OWN + BUCKETS].sum(0).long(),
         failed=int(failed.sum()),
         bad_pairs=int(bad.sum()),
         largest_margin=float(margin.max()),
@@ -146,7 +154,7 @@ def _vector(local: Local) -> Tensor:
     sums = bucket_sums(local.rows.values, local.buckets)
     margins = local.rows.values[:, COLUMNS.index("margin")].abs()
     own = [0, local.rows.bad.any(1).sum().item(), margins.max().item(), local.forwards, local.signal, local.peak_memory_bytes]
-    return torch.cat([torch.tensor(own, dtype=torch.float64), sums.flatten()])
+    return torch.cat([torch.tensor(own, dtype=torch.float64), torch.bincount(local.buckets - 1, minlength=BUCKETS), sums.flatten()])
 
 
 def first_not_finite(local: Local) -> tuple[str, list[tuple[str, float]]]:

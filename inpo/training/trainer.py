@@ -109,7 +109,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         line = self._line(step, found, rate=rate, seconds=time.perf_counter() - began)
         if self.baseline:
-            self.baseline.update(found.summary, self.settings.train.pairs_per_step)
+            self.baseline.update(found.summary)
         return Outcome(line, found.summary.signal)
 
     def held_out(self) -> dict[str, object] | None:
@@ -167,7 +167,7 @@ class Trainer:
     def _check(self, step: int, local: tally.Local, summary: tally.Summary) -> None:
         checks.check_finite(step + 1, local, summary, dtype=self.subject.dtype)
         if step == 0:
-            loss = float(summary.sums[:, 0].sum()) / self.settings.train.pairs_per_step
+            loss = float(summary.sums[:, 0].sum()) / summary.points
             checks.check_identity(self.method, summary, loss=loss, tolerance=_tolerance(self.subject))
 
     def _norm(self) -> float:
@@ -193,7 +193,7 @@ class Trainer:
 
     def _line(self, step: int, found: _Found, *, rate: float, seconds: float) -> dict[str, object]:
         pairs, summary = self.settings.train.pairs_per_step, found.summary
-        counts = found.points.bucket_counts.tolist()
+        counts = summary.counts.tolist()
         by_bucket = {
             str(k): {"pairs": count, **tally.means(summary.sums[k - 1], count)} for k, count in enumerate(counts, start=1) if count
         }
@@ -201,7 +201,7 @@ class Trainer:
         baseline = {"baseline": self.baseline.z} if self.baseline else {}
         return {
             "step": step + 1,
-            **tally.means(summary.sums.sum(0), pairs),
+            **tally.means(summary.sums.sum(0), summary.points),
             "grad_norm": found.norm,
             **scaling,
             **baseline,

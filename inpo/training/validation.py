@@ -96,7 +96,7 @@ class Validation:
     def _rows(self, batch: PairBatch, times: Tensor, noise: PairNoise, *, z: float) -> PairRows:
         objective, size = self.method.objective, self.config.inversion_batch_pairs
         inverter = self.networks.inverter(self.method)
-        noised = self.method.noising(inverter, batch, times, noise, lose=objective.needs.lose, batch_pairs=size)
+        noised = self.method.noising.at_one_time()(inverter, batch, times, noise, lose=objective.needs.lose, batch_pairs=size)
         rows = []
         for cut in micro_batches(len(batch), size):
             result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method, z=z)

@@ -11,6 +11,8 @@ from inpo.methods import METHODS
 from inpo.plan import forwards_per_pair
 from inpo.training.gradient import step_times
 from inpo.training.metrics import ForwardCounter
+from inpo.training.stop import Stop
+from inpo.training.trainer import Trainer
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import SETTINGS, settings, trainer
 
@@ -43,6 +45,20 @@ def test_inversion_costs_k_evaluations_of_each_image() -> None:
     line = made.step_once(0).line
     assert line["unet_forwards_per_pair"] == float((2 * k + 2 + 2).double().mean())
     assert reference.images == 2 * len(times)
+
+
+def test_points_of_one_walk_share_its_evaluations() -> None:
+    """m = 10: every node of every walk is trained on, so 2 · 10 evaluations and 2 · 10 + 2 · 10 forwards a pair; 200 rows of 20 pairs.
+    The step's numbers are means over points, and its loss is that of u = 0."""
+    shared = replace(METHODS["inpo"], noising=replace(METHODS["inpo"].noising, times_per_trajectory=10))
+    made = Trainer(tiny_subject(), MemoryLoader(), method=shared, settings=settings(pairs_per_step=20), stop=Stop())
+    line = made.step_once(0).line
+    assert line["unet_forwards_per_pair"] == 60 == forwards_per_pair(shared, made.networks.policy.schedule).total
+    assert [bucket["pairs"] for bucket in line["by_bucket"].values()] == [20] * 10
+    assert line["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert Trainer(
+        tiny_subject(), MemoryLoader(held_out=7), method=shared, settings=settings(), stop=Stop()
+    ).validation()["n"] == 7  # fmt: skip
 
 
 def test_the_mean_over_steps_is_fifteen() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from inpo.methods import METHODS, method
+from inpo.noising import Inversion
 from inpo.training.gradient import micro_batches, own_places, step_times
 from inpo.training.step import preference_step
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser
@@ -41,6 +43,15 @@ def test_cutting_a_step_changes_nothing(name: str, dtype: torch.dtype) -> None:
     whole = gradient(name, dtype, micro_batch_pairs=1, inversion_batch_pairs=32)
     for cut in CUTS:
         assert difference(gradient(name, dtype, **cut), whole) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_cutting_a_step_of_shared_walks_changes_nothing(dtype: torch.dtype) -> None:
+    """Four points of each pair's walk: 128 points, whatever the micro-batch and the groups that walk together."""
+    shared = replace(method("inpo"), noising=Inversion(times_per_trajectory=4))
+    whole = gradient(shared, dtype, micro_batch_pairs=1, inversion_batch_pairs=32)
+    for cut in CUTS:
+        assert difference(gradient(shared, dtype, **cut), whole) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -253,28 +253,22 @@ def test_guidance_is_the_linear_extrapolation_and_free_at_one() -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
 def test_a_steps_own_noise_is_what_the_network_answered_there(kind: Prediction) -> None:
-    """(M11): from the two ends of each example's last step alone, the (x̂_0, ε̂) that the network gave at its source, for walks of
-    unlike length in one batch."""
+    """(M11): from the two ends of each step alone, the (x̂_0, ε̂) that the network gave at its source, for walks of unlike length in
+    one batch; the first step of each leaves the clean node."""
     schedule: Schedule = flow_schedule() if kind == "flow" else sd_schedule()
     t = torch.tensor([0.95, 0.5, 0.02], dtype=F64) if kind == "flow" else torch.tensor([950, 500, 20])
     denoiser, nodes = AffineDenoiser(schedule, kind), [schedule.clean(3), *schedule.inversion_nodes(t, 10)]
-    x_r, x_t = ddim.last_step(denoiser, pairs(3).win, nodes, condition(3))
-    r = ddim.last_sources(nodes)
-    expected = ddim.to_x_0_and_eps(kind, x_r, denoiser(x_r, r.t, condition(3)), r)
-    for found, wanted in zip(ddim.step_noise(x_r, x_t, r, schedule.at(t)), expected, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(x_t, ddim.invert(denoiser, pairs(3).win, nodes, condition(3)), atol=0, rtol=0)
-
-
-def test_the_last_step_starts_one_stride_before_t_or_at_the_clean_node() -> None:
-    """k(950) = 10 and k(500) = 6: from 850 and 400; k(20) = 1: from the clean node, σ = 0."""
-    schedule = sd_schedule()
-    r = ddim.last_sources([schedule.clean(3), *schedule.inversion_nodes(torch.tensor([950, 500, 20]), 10)])
-    assert r.t.tolist() == [850, 400, 0]
-    assert float(r.sigma[2]) == 0 < float(r.sigma[1])
+    steps = list(ddim.walk(denoiser, pairs(3).win, nodes, condition(3)))
+    assert [len(step.s) for step in steps] == [3, *[2] * (int(schedule.bucket(t, 10)[1]) - 1), *[1] * (10 - int(schedule.bucket(t, 10)[1]))]
+    for step in steps:
+        answer = denoiser(step.x_r, step.r.t, condition(3)[: len(step.r)])
+        expected = ddim.to_x_0_and_eps(kind, step.x_r, answer, step.r)
+        for found, wanted in zip(ddim.step_noise(step), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-9)
+    assert torch.equal(steps[-1].x_s, ddim.invert(denoiser, pairs(3).win, nodes, condition(3))[:1])
 
 
 def test_no_step_no_noise() -> None:
-    level = sd_schedule().at(torch.tensor([500]))
+    level, nothing = sd_schedule().at(torch.tensor([500])), torch.zeros(1, 4, 2, 2, dtype=F64)
     with pytest.raises(ValueError, match="no noise of its own"):
-        ddim.step_noise(torch.zeros(1, 4, 2, 2, dtype=F64), torch.zeros(1, 4, 2, 2, dtype=F64), level, level)
+        ddim.step_noise(ddim.Step(nothing, nothing, level, level))

@@ -165,6 +165,10 @@ def test_winner_and_loser_are_asked_under_one_condition() -> None:
         ({"compat": "inpo-release", "first_eta": 0.0}, "compat"),
         ({"t_range": (0.5, 0.5)}, "t_range"),
         ({"t_range": (-0.1, 1.0)}, "t_range"),
+        ({"times_per_trajectory": 0}, "times_per_trajectory"),
+        ({"times_per_trajectory": 11}, "times_per_trajectory"),
+        ({"times_per_trajectory": 2, "compat": "inpo-release"}, "compat"),
+        ({"times_per_trajectory": 2, "t_range": (0.3, 1.0)}, "t_range"),
     ],
 )
 def test_combinations_that_cannot_hold_are_refused(settings: dict[str, object], word: str) -> None:
@@ -233,3 +237,51 @@ def test_times_may_be_of_a_part_of_the_path(noising: Noising) -> None:
         assert high - (high - low) / 40 - 1 - 1e-9 <= float(times.max()) <= high
     if noising.inverter:
         assert noising.mean_evaluations(sd_schedule()) == pytest.approx(5.5, abs=0.002)
+
+
+SHARED = [Inversion(times_per_trajectory=3), Inversion(times_per_trajectory=3, eta=0.4), InversionStep(times_per_trajectory=3)]
+
+
+@pytest.mark.parametrize("noising", SHARED, ids=str)
+def test_points_of_one_walk_are_those_of_walks_of_their_own(noising: Inversion) -> None:
+    """Three nodes of one walk are the ends of three walks to their times, for winner and loser: the same latents and targets. One of
+    them is at the pair's own t, the others at the same place of other buckets."""
+    for schedule, t in ((sd_schedule(), TIMES), (flow_schedule(), torch.linspace(0.03, 1.0, 8, dtype=F64))):
+        denoiser, noise = AffineDenoiser(schedule, "flow" if t.is_floating_point() else "epsilon"), PairNoise(1, 5, tuple(range(8)))
+        noised = noising(denoiser, pairs(8), t, noise, lose=True, batch_pairs=3)
+        assert len(noised) == 24
+        assert noised.preference.shape == (24,)
+        times = noised.win.t.view(8, 3)
+        torch.testing.assert_close((times - t[:, None]).abs().min(dim=1).values, torch.zeros_like(t))
+        assert bool((times.diff(dim=1) > 0).all())
+        stride = 100 if schedule.draw(torch.zeros(1)) == 0 else 0.1
+        torch.testing.assert_close(((times - t[:, None]) / stride).round().double() * stride, (times - t[:, None]).double())
+        if noising.eta:
+            continue
+        for place in range(3):
+            alone = noising.at_one_time()(denoiser, pairs(8), times[:, place], noise, lose=True, batch_pairs=8)
+            for side in ("win", "lose"):
+                for name in ("x_t", "target", "tau"):
+                    found = getattr(getattr(noised, side), name)[place::3]
+                    torch.testing.assert_close(found, getattr(getattr(alone, side), name), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 4, 10])
+def test_every_bucket_is_as_likely_and_the_cost_is_as_stated(m: int) -> None:
+    """Of 2000 pairs with stratified times each of 10 buckets holds m/10, within five standard deviations; the network is asked
+    m (N+1)/(m+1) times an image."""
+    t, denoiser = torch.arange(0, 1000).repeat(2), AffineDenoiser(sd_schedule())
+    noising = Inversion(times_per_trajectory=m)
+    noised = noising(denoiser, pairs(2000, (1, 1, 1)), t, PairNoise(0, 0, tuple(range(2000))), lose=False, batch_pairs=2000)
+    counts = torch.bincount(sd_schedule().bucket(noised.win.t, 10) - 1, minlength=10)
+    assert counts.sum() == 2000 * m
+    assert float((counts - 200 * m).abs().max()) <= 5 * (2000 * 0.1 * 0.9) ** 0.5
+    assert noising.mean_evaluations(sd_schedule()) == pytest.approx(m * 11 / (m + 1))
+    assert denoiser.asked / 2000 == pytest.approx(m * 11 / (m + 1), abs=0.15)
+
+
+def test_a_shared_walk_needs_whole_strides() -> None:
+    """7 does not divide 1000; a flow's path has no such limit."""
+    with pytest.raises(ValueError, match="must divide 1000"):
+        Inversion(inversion_steps=7, times_per_trajectory=2).mean_evaluations(sd_schedule())
+    assert Inversion(inversion_steps=7, times_per_trajectory=2).mean_evaluations(flow_schedule()) == pytest.approx(2 * 8 / 3)
