@@ -20,6 +20,7 @@ CARD = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_DATA = re.compile(r"hub:([^/\s]+/[^/\s@:]+)")
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
+_MEASURED = "## What was measured"
 _PLACES = {"model": ("path", "unet", "vae", "config"), "data": ("path", "root")}
 """Settings that may say where on this machine something lies."""
 
@@ -94,7 +95,7 @@ class Card:
             yield f"## How it was trained\n\n{self._training(self.experiment)}"
             yield f"If you use it, please cite the method's paper: {self._paper()}."
         if self.judgements:
-            yield f"## What was measured\n\n{_measured(self.judgements)}"
+            yield f"{_MEASURED}\n\n{_measured(self.judgements)}"
         yield (
             "## Licence\n\nThe licence of the base model applies to what was made from it, and the data may add terms of its own: read "
             "both before you pass this on."
@@ -128,6 +129,15 @@ class Card:
         table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
         settings = yaml.safe_dump(public_settings(experiment.to_tree()), sort_keys=False, allow_unicode=True)
         return f"{table}\n\nAll settings:\n\n{_fenced('yaml', settings)}"
+
+
+def published(text: str, name: str, to: str, judgements: tuple[Judgement, ...]) -> str:
+    """A card for the hub's repository `to`: loaded by that name instead of the folder's, with what was measured since it was written."""
+    text = text.replace(f"({name!r}", f"({to!r}")
+    if not judgements or _MEASURED in text:
+        return text
+    before, licence, after = text.partition("\n## Licence\n")
+    return f"{before}\n{_MEASURED}\n\n{_measured(judgements)}\n{licence}{after}"
 
 
 def public(place: str) -> str:

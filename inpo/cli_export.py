@@ -30,3 +30,20 @@ def export(
     job = Export(run, cast(Format, format), rank, base, cast("Dtype | None", dtype))
     print("\n".join(write(job, out, force=force).lines()))
 
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(help="A run folder, or what `inpo export` wrote.", metavar="RUN")],
+    to: Annotated[str, typer.Option("--to", help="The repository on the Hugging Face hub, owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="For everyone to see; without it only you can.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and their sizes; upload nothing.")] = False,
+) -> None:
+    """Upload a result with its card to the hub, privately."""
+    from inpo.publishing import prepare
+    from inpo.publishing import push as upload
+
+    prepared = prepare(run, to)
+    print("\n".join(prepared.lines()))
+    if not dry_run:
+        print(f"uploaded, {'public' if public else 'private'}: {upload(prepared, public=public)}")
