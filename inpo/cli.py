@@ -116,7 +116,9 @@ def evaluate(
     candidate: Annotated[str, typer.Option("--candidate", help="The model in question.")],
     baseline: Annotated[str, typer.Option("--baseline", help="What it is compared with.")],
     prompts: Prompts,
-    scorers: Annotated[str, typer.Option("--scorers", help="Comma-separated: world:oracle, world:clip, pickscore:DIR. The first decides.")],
+    scorers: Annotated[
+        str, typer.Option("--scorers", help="Comma-separated: world:oracle, world:clip, pickscore:DIR, implicit:RUN. The first decides.")
+    ],
     out: Out,
     seed: Seed = 0,
     samples: Samples = 1,

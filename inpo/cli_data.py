@@ -66,7 +66,7 @@ def import_(
 def generate(
     model: Annotated[str, typer.Option("--model", help="A pipeline folder, a run folder, a hub id, or 'world'.")],
     prompts: Prompts,
-    scorer: Annotated[str, typer.Option("--scorer", help="Who ranks: world:oracle, world:clip, pickscore:DIR.")],
+    scorer: Annotated[str, typer.Option("--scorer", help="Who ranks: world:oracle, world:clip, pickscore:DIR, implicit:RUN.")],
     out: OutFile,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts, the first.")] = None,
     samples: Samples = 4,

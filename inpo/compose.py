@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inpo import world
+from inpo import aligned, world
 from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
@@ -28,7 +28,7 @@ WORLD = "world"
 WORLD_PAIRS = "world:pairs"
 WORLD_SHUFFLED = "world:pairs-shuffled"
 PROMPT_SETS = {"world:train": "train", "world:validation": "validation", "world:heldout": "heldout"}
-SCORERS = ("world:oracle", "world:clip", "pickscore:DIR")
+SCORERS = ("world:oracle", "world:clip", "pickscore:DIR", "implicit:RUN")
 
 
 def resolve_model(config: ModelConfig) -> ModelConfig:
@@ -104,6 +104,8 @@ def scorer(name: str) -> Scorer:
     kind, _, folder = name.partition(":")
     if kind == "pickscore" and folder:
         return PickScore(Path(folder), name=name, device=device())
+    if kind == aligned.PREFIX and folder:
+        return aligned.implicit_scorer(name, load)
     raise InputError(f"{name!r} is not a scorer{nearest(name, SCORERS)}; known: {', '.join(SCORERS)}")
 
 

@@ -38,6 +38,14 @@ class PartScorer(Protocol):
         """Parts by name, each fp32 `[B]`, higher is better; not a number where a part does not apply to the prompt."""
 
 
+@runtime_checkable
+class WholeScorer(Protocol):
+    """A `PartScorer` whose parts cost as much as the score itself, so that both are asked for at once."""
+
+    def score_with_parts(self, images: Sequence[Tensor], prompts: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What `Scorer.score` and `PartScorer.parts` return."""
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """The pictures of one model: its name in result files, and a folder as `inpo.evaluation.images` reads it."""
@@ -124,12 +132,17 @@ def _ask(scorer: Scorer, pictures: Sequence[_Picture]) -> Iterator[Mapping[str, 
         return
     pixels = [picture.pixels for picture in pictures if picture.pixels is not None]
     prompts = [picture.image.prompt for picture in pictures]
-    columns = {scorer.name: scorer.score(pixels, prompts)}
-    if isinstance(scorer, PartScorer):
-        columns |= {scorer.name + PART + part: values for part, values in scorer.parts(pixels, prompts).items()}
+    score, parts = _score_and_parts(scorer, pixels, prompts)
+    columns = {scorer.name: score} | {scorer.name + PART + part: values for part, values in parts.items()}
     for name, values in columns.items():
         if values.shape != (len(pictures),):
             raise ValueError(f"scorer {name!r} returned shape {tuple(values.shape)} for {len(pictures)} pictures")
     lists = {name: values.float().tolist() for name, values in columns.items()}
     for position in range(len(pictures)):
         yield {name: values[position] for name, values in lists.items()}
+
+
+def _score_and_parts(scorer: Scorer, pixels: Sequence[Tensor], prompts: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    if isinstance(scorer, WholeScorer):
+        return scorer.score_with_parts(pixels, prompts)
+    return scorer.score(pixels, prompts), scorer.parts(pixels, prompts) if isinstance(scorer, PartScorer) else {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inpo.intervals import wilson
 from inpo.methods import Method
 from inpo.randomness import PairNoise, seed_for, stratified_uniform, torch_rng
 from inpo.training.distributed import gather_rows, raise_everywhere
@@ -21,14 +22,6 @@ from inpo.training.tally import BUCKETS, COLUMNS, PairRows, bucket_sums, means, 
 from inpo.types import PairBatch
 
 Row = dict[str, float | int | None]
-Z95 = 1.959963984540054
-
-
-def wilson(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` (Wilson, JASA 22, 1927): never outside [0, 1], and honest at its ends."""
-    z2 = Z95**2 / count
-    centre, half = rate + z2 / 2, math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
-    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
 @dataclass(frozen=True)

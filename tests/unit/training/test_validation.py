@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import pytest
 import torch
 
 from inpo.training.tally import BUCKETS
-from inpo.training.validation import wilson
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import moved_subject, settings, trainer
@@ -80,9 +78,3 @@ def test_without_margin_or_pairs() -> None:
     with torch.no_grad():
         broken.policy.out.bias.fill_(math.inf)
     assert trainer(MemoryLoader(held_out=3), subject=broken, name="sft").validation()["loss"] is None
-
-
-@pytest.mark.parametrize(("right", "count", "low", "high"), [(5, 10, 0.2366, 0.7634), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)])
-def test_the_interval_is_wilsons(right: int, count: int, low: float, high: float) -> None:
-    """(p + z²/2n ± z √(p(1−p)/n + z²/4n²))/(1 + z²/n), z = 1.96: for 0 of 10 the upper end is z²/(10 + z²) = 3.8415/13.8415 = 0.2775."""
-    assert wilson(right / count, count) == pytest.approx((low, high), abs=1e-4)
