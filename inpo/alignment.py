@@ -185,9 +185,13 @@ def _sample(experiment: Experiment, model: Model, source: PairSource, *, run: Pa
 
 def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: Path) -> SampleGrid:
     """Validation prompts of the world for the world's pairs, and else the first captions of the data."""
+    from inpo.data.derived import origin
+
     of_world = experiment.data.path in (WORLD_PAIRS, WORLD_SHUFFLED)
     rows = range(GRID_CAPTIONS if source.size is None else min(GRID_CAPTIONS, source.size))
-    prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(source[i].caption for i in rows))
+    # A caption is the same however its pair is judged, so no scorer is asked for it.
+    stored = origin(source)
+    prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(stored[i].caption for i in rows))
     config = GenerationConfig(
         steps=GRID_STEPS,
         guidance=world.GUIDANCE if of_world else GenerationConfig.guidance,

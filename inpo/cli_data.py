@@ -1,4 +1,4 @@
-"""`inpo data …`: pairs are looked at, made of other people's annotations, and made of a model's own pictures."""
+"""`inpo data …`: pairs are looked at, scored, made of other people's annotations, and made of a model's own pictures."""
 
 from __future__ import annotations
 
@@ -60,6 +60,29 @@ def import_(
         max_rejected_fraction=max_rejected_fraction,
     )  # fmt: skip
     print("\n".join(import_pairs(config, out, force=force, progress=counter("rows examined")).lines()))
+
+
+@app.command("score")
+def score(
+    path: Annotated[str, typer.Argument(help="Pairs: what data.path may be.")],
+    scorer: Annotated[str, typer.Option("--scorer", help="Who scores: world:oracle, world:clip, pickscore:DIR.")],
+    out: OutFile,
+    where: Annotated[list[str] | None, typer.Option(help='Only rows that pass "nsfw < 0.1"; may be given several times.')] = None,
+    root: Annotated[str | None, typer.Option(help="The folder that a listing's paths are relative to.")] = None,
+    max_rejected_fraction: Annotated[float, typer.Option(help="The share of faulty rows past which nothing is written.")] = 0.1,
+    force: Force = False,
+) -> None:
+    """Write a pairs file once more with a scorer's scores, as soft labels to train on."""
+    from inpo.compose import scorer as by_name
+    from inpo.console import bar
+    from inpo.data.config import DataConfig
+    from inpo.data.scoring import score_pairs
+
+    config = DataConfig(path, root=root, where=tuple(where or ()), max_rejected_fraction=max_rejected_fraction)
+    try:
+        print("\n".join(score_pairs(config, by_name(scorer), out, force=force, progress=bar("rows scored")).lines()))
+    except KeyboardInterrupt:
+        raise interrupted("interrupted", signal.SIGINT, "the scores so far are kept, and the same command goes on from there") from None
 
 
 @app.command("generate")

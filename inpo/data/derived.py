@@ -88,7 +88,9 @@ class SinglesOfPairs(Derived):
         pair = self.source[index]
         assert pair.lose is not None  # singles are refused where pairs are opened
         desired = seed_for(self._seed, "single", pair.id) < self._ratio * 2.0**63
-        return replace(pair, win=pair.win if desired else pair.lose, lose=None, preference=float(desired))
+        # A tie that a scorer found has no winner: whichever picture comes, nothing is known of it.
+        preference = 0.5 if pair.preference == 0.5 else float(desired)
+        return replace(pair, win=pair.win if desired else pair.lose, lose=None, preference=preference)
 
 
 def origin(source: PairSource) -> PairSource:
@@ -110,15 +112,24 @@ def softened(pair: PairRecord, scores: tuple[float, float], limits: Range, *, ti
 
 def scores_of(scorer: Scorer, pairs: Sequence[PairRecord]) -> list[tuple[float, float]]:
     """Scores of each pair's `win` and `lose`, by one call of the scorer. Raises `InputError` for a picture that cannot be read."""
-    pictures = [_pixels(pair, data) for pair in pairs for data in (pair.win, pair.lose)]
-    scores = scorer.score(pictures, [pair.caption for pair in pairs for _ in range(2)]).tolist()
+    pictures = [_readable(pair, data) for pair in pairs for data in (pair.win, pair.lose)]
+    return score_pictures(scorer, pictures, [pair.caption for pair in pairs])
+
+
+def score_pictures(scorer: Scorer, pictures: Sequence[Tensor], captions: Sequence[str]) -> list[tuple[float, float]]:
+    """Scores of the first and the second picture of each caption; `pictures`: uint8 `[H,W,3]`, the two of a pair side by side."""
+    scores = scorer.score(pictures, [caption for caption in captions for _ in range(2)]).tolist()
     return list(zip(scores[::2], scores[1::2], strict=True))
 
 
-def _pixels(pair: PairRecord, data: bytes | None) -> Tensor:
-    """uint8 `[H,W,3]`."""
+def pixels_of(data: bytes) -> Tensor:
+    """A picture as scorers take it, uint8 `[H,W,3]`. Raises `BrokenImage`."""
+    return torch.from_numpy(np.array(decode(data), dtype=np.uint8))
+
+
+def _readable(pair: PairRecord, data: bytes | None) -> Tensor:
     assert data is not None
     try:
-        return torch.from_numpy(np.array(decode(data), dtype=np.uint8))
+        return pixels_of(data)
     except BrokenImage as error:
         raise InputError(f"{pair.row}: a picture is a broken one: {error}; data.verify=full leaves such pairs out") from error

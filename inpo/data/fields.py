@@ -6,11 +6,15 @@ import math
 import numbers
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 IMAGES = ("jpg_0", "jpg_1")
 LABELS = ("label_0", "label_1")
 CAPTION = "caption"
 HAS_LABEL = "has_label"
+
+Labels = Literal["needed", "taken", "ignored"]
+"""Whether the labels of pairs must be there, are taken where they are, or are not looked at because scores judge."""
 
 OPINIONS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 """What the label of a single picture may be as text, in lower case."""
@@ -60,14 +64,16 @@ UNJUDGED = Shape(IMAGES, ())
 SINGLE = Shape(("jpg",), ("label",))
 
 
-def shape_of(columns: Collection[str], *, labelled: bool) -> Shape:
-    """What the rows of a Parquet file with these columns are: single pictures where it has their column and none of a pair's.
-
-    labelled: false where scores judge, so that pairs need no labels.
-    """
+def shape_of(columns: Collection[str], labels: Labels) -> Shape:
+    """What the rows of a Parquet file with these columns are: single pictures where it has their column and none of a pair's."""
     if SINGLE.images[0] in columns and not set(IMAGES) & set(columns):
         return SINGLE
-    return PAIR if labelled else UNJUDGED
+    return pair_shape(labels, there=set(LABELS) <= set(columns))
+
+
+def pair_shape(labels: Labels, *, there: bool) -> Shape:
+    """What a pair's row is, whose labels are `there` or not."""
+    return PAIR if labels == "needed" or (labels == "taken" and there) else UNJUDGED
 
 
 def label_faults(row: Row, labels: Sequence[str]) -> list[Fault]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from inpo.data.fields import CAPTION, HAS_LABEL, IMAGES, PAIR, SINGLE, UNJUDGED, Fault, Names, Row, Shape, short
+from inpo.data.fields import CAPTION, HAS_LABEL, IMAGES, LABELS, SINGLE, Fault, Labels, Names, Row, Shape, pair_shape, short
 from inpo.data.files import PictureFile, printable
 from inpo.data.folders import FolderGroup
 from inpo.data.pairs import FAULTS
@@ -95,8 +95,8 @@ class ListingShard(Shard):
         return PictureFile(path, printable(value)) if path.is_relative_to(self.root) else _OUTSIDE
 
 
-def open_listing(name: str, path: Path, root: Path | None, *, labelled: bool = True) -> ListingShard:
-    """Finds the columns and the groups' places in one reading; `labelled` as in `shape_of`.
+def open_listing(name: str, path: Path, root: Path | None, *, labels: Labels = "needed") -> ListingShard:
+    """Finds the columns and the groups' places in one reading.
 
     Raises `InputError` for another encoding, or other columns.
     """
@@ -111,7 +111,8 @@ def open_listing(name: str, path: Path, root: Path | None, *, labelled: bool = T
     columns = tuple(header) if header is not None else _keys(name, path)
     folder = Path(os.path.abspath(root if root is not None else path.parent))
     pictures = _pictures(name, columns)
-    shape = SINGLE if pictures == _SINGLE else PAIR if labelled else UNJUDGED
+    there = pictures == _SIDES or set(LABELS) <= set(columns)
+    shape = SINGLE if pictures == _SINGLE else pair_shape(labels, there=there)
     _check_columns(name, columns, pictures, shape)
     return ListingShard(path, name, stamp_of(path), folder, groups, tuple(offsets[: len(groups)]), columns, pictures, shape)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inpo.data import hub, listing
 from inpo.data.config import DataConfig
-from inpo.data.fields import PAIR, UNJUDGED, Fault
+from inpo.data.fields import Fault, Labels, pair_shape
 from inpo.data.files import walk
 from inpo.data.folders import SIDES, open_folder
 from inpo.data.listing import open_listing
@@ -33,10 +33,10 @@ class Unusable:
     reason: str
 
 
-def open_shards(config: DataConfig) -> list[Shard]:
+def open_shards(config: DataConfig, *, labels: Labels | None = None) -> list[Shard]:
     """All shards of a data set, their columns checked. Raises `InputError` at the first that cannot be used."""
     shards: list[Shard] = []
-    for found in examine_shards(config):
+    for found in examine_shards(config, labels=labels):
         if isinstance(found, Unusable):
             drift = f"; {shards[0].name} has it right: the files' columns drift apart" if shards and found.faults else ""
             raise InputError(f"{found.name}: {found.reason}{drift}")
@@ -44,13 +44,14 @@ def open_shards(config: DataConfig) -> list[Shard]:
     return shards
 
 
-def examine_shards(config: DataConfig) -> Iterator[Shard | Unusable]:
-    """The shards that `config.path` stands for, one by one, also those that cannot be used.
+def examine_shards(config: DataConfig, *, labels: Labels | None = None) -> Iterator[Shard | Unusable]:
+    """The shards that `config.path` stands for, one by one, also those that cannot be used. `labels`: other than settings say.
 
     Raises `InputError` only where it stands for nothing at all, mixes pairs and single pictures, where settings are for
     the other kind, or where columns that they name are not there.
     """
     rules = rules_of(config)
+    rules = replace(rules, labels=labels or rules.labels)
     given = Path(config.path).expanduser()
     folder = _open_folder(config.path, given, rules) if given.is_dir() else None
     if folder is not None:
@@ -76,7 +77,7 @@ def _open_folder(path: str, folder: Path, rules: Rules) -> Shard | None:
     opinions = {LIKED, DISLIKED} <= tops
     if opinions and tops & set(SIDES):
         raise InputError(f"data.path={path}: the folder holds both {LIKED}/ and {DISLIKED}/ and sides of pairs; name one of them")
-    pairs = None if opinions else open_folder(folder, files, shape=PAIR if rules.labelled else UNJUDGED)
+    pairs = None if opinions else open_folder(folder, files, shape=pair_shape(rules.labels, there=True))
     found: Shard | None = pairs or open_opinions(folder, files)
     if found is not None and any(folder.rglob("*.parquet")):
         raise InputError(f"data.path={path}: the folder holds both Parquet files and pictures; name one of them")
@@ -113,8 +114,8 @@ def find_files(path: str) -> list[tuple[str, Path]]:
 def _open(name: str, path: Path, root: Path | None, rules: Rules) -> Shard | Unusable:
     try:
         if path.suffix.lower() in listing.SUFFIXES:
-            return open_listing(name, path, root, labelled=rules.labelled)
-        shard = open_parquet(name, path, labelled=rules.labelled)
+            return open_listing(name, path, root, labels=rules.labels)
+        shard = open_parquet(name, path, labels=rules.labels)
     except InputError as error:
         return Unusable(name, (), str(error).removeprefix(f"{name}: "))
     faults = schema_faults(shard.schema, shard.shape)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inpo.data.fields import HAS_LABEL, IMAGES, LABELS, PAIR, SINGLE, Fault, Names, Row, Shape, shape_of
+from inpo.data.fields import HAS_LABEL, IMAGES, LABELS, PAIR, SINGLE, Fault, Labels, Names, Row, Shape, shape_of
 from inpo.data.shards import EXTRA, Shard, stamp_of
 from inpo.errors import InputError, nearest
 
@@ -92,8 +92,8 @@ class ParquetShard(Shard):
         return f"{self.name}: row group {group} (rows {first} to {first + self.group_rows[group] - 1}) is damaged: {error}"
 
 
-def open_parquet(name: str, path: Path, *, labelled: bool = True) -> ParquetShard:
-    """Reads a file's footer; `labelled` as in `shape_of`. Raises `InputError` where the file is no complete Parquet file."""
+def open_parquet(name: str, path: Path, *, labels: Labels = "needed") -> ParquetShard:
+    """Reads a file's footer. Raises `InputError` where the file is no complete Parquet file."""
     with path.open("rb") as file:
         head, size = file.read(4), path.stat().st_size
         file.seek(max(0, size - 4))
@@ -106,7 +106,7 @@ def open_parquet(name: str, path: Path, *, labelled: bool = True) -> ParquetShar
         raise InputError(f"{name}: a truncated Parquet file ({size} bytes, the footer is missing): fetch or write it again")
     try:
         footer = pq.read_metadata(path)
-        shape = shape_of(footer.schema.to_arrow_schema().names, labelled=labelled)
+        shape = shape_of(footer.schema.to_arrow_schema().names, labels)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{name}: a damaged Parquet file: {error}") from error
     return ParquetShard(path, name, stamp_of(path), footer, shape)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from inpo.data.config import DataConfig, Verify
-from inpo.data.fields import Row
+from inpo.data.fields import Labels, Row
 from inpo.data.lookahead import in_order
 from inpo.data.pairs import Examined, examine
 from inpo.data.shards import EXTRA, Shard
@@ -41,12 +41,12 @@ class Batch:
 class Rules:
     """What rows are examined for: the pictures' bodies or headers, the conditions of data.where, and who judges.
 
-    labelled: labels do. scores: these two columns do, their values clamped to `limits`. Where neither, a scorer does later.
+    labels: whether labels do. scores: these two columns do, their values clamped to `limits`. Where neither, a scorer does later.
     """
 
     verify: Verify = "full"
     conditions: tuple[Condition, ...] = ()
-    labelled: bool = True
+    labels: Labels = "needed"
     scores: tuple[str, str] | None = None
     limits: Range | None = None
 
@@ -65,7 +65,8 @@ class Rules:
 def rules_of(config: DataConfig) -> Rules:
     """What rows are examined for under these settings. Raises `InputError` for a condition that cannot be read."""
     conditions = tuple(map(parse_condition, config.where))
-    return Rules(config.verify, conditions, labelled=config.judge is None, scores=config.score_columns, limits=config.score_range)
+    labels: Labels = "needed" if config.judge is None else "ignored"
+    return Rules(config.verify, conditions, labels, config.score_columns, config.score_range)
 
 
 @dataclass

@@ -19,7 +19,7 @@ GROUP_ROWS = 400
 """… or once it has this many rows, so that shuffling has blocks to permute."""
 
 Kind = type[str] | type[int] | type[float]
-_KINDS: Mapping[Kind, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_KINDS: Mapping[object, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
 class PairWriter:
@@ -47,15 +47,17 @@ class PairWriter:
 
 
 @contextmanager
-def writing_pairs(path: Path, extra: Mapping[str, Kind], *, force: bool = False) -> Iterator[PairWriter]:
+def writing_pairs(
+    path: Path, extra: Mapping[str, Kind | pa.DataType], *, force: bool = False, metadata: Mapping[str, str] | None = None
+) -> Iterator[PairWriter]:
     """A writer to `path`, which is at every moment absent, the old file or the new one; leaving by an exception keeps nothing.
 
-    `extra`: names and kinds of columns beside the pair's own; rows may lack them. Raises `InputError` where `check_free` does,
-    `RunFault` where the system refuses to write.
+    `extra`: names and kinds of columns beside the pair's own; rows may lack them. `metadata`: kept with the schema. Raises `InputError`
+    where `check_free` does, `RunFault` where the system refuses to write.
     """
     check_free(path, force=force)
     own = {**dict.fromkeys(IMAGES, pa.binary()), **dict.fromkeys(LABELS, pa.float64()), CAPTION: pa.string()}
-    schema = pa.schema([*own.items(), *((name, _KINDS[kind]) for name, kind in extra.items())])
+    schema = pa.schema([*own.items(), *((name, _KINDS.get(kind, kind)) for name, kind in extra.items())], metadata)
     plain = [name for name in schema.names if name not in IMAGES]
     # Pictures are compressed already, and statistics or dictionaries over them would repeat them.
     compression = {name: "zstd" if name in plain else "none" for name in schema.names}

@@ -1,8 +1,11 @@
-"""`inpo data import` and `inpo data generate` through the real entrance: what they write trains a model, and they can be stopped."""
+"""`inpo data import`, `generate`, `score` and `validate` through the real entrance: what they write trains a model; they can be stopped."""
 
 from __future__ import annotations
 
 import io
+import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +13,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from inpo import onpolicy
+from inpo.data.config import DataConfig
+from inpo.data.sources import ParquetPairs
 from inpo.generation import GenerationConfig
 from inpo.onpolicy import OnPolicy, generate_pairs
 from inpo.world.oracle import OracleScorer
 from tests.end_to_end.conftest import Run, small
+from tests.unit.data import making
 from tests.unit.data.importing.annotations import hpdv3, imagereward, pictures, write_json
+from tests.unit.data.test_singles import as_folders
+from tests.unit.data.test_singles import as_jsonl as as_opinions
 
 
 def test_imported_rankings_are_valid_and_train(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -75,6 +84,8 @@ def test_pairs_of_the_worlds_own_pictures(run: Run, tiny_pipeline: Path, tmp_pat
         torch.testing.assert_close(scores, torch.tensor([row["score_0"], row["score_1"]]))
         assert row["label_0"] == float(scores[0] > scores[1])
     assert run("data", "validate", out).code == 0
+    soft = ParquetPairs.open(DataConfig(str(out), score_columns=("score_0", "score_1")))
+    assert [soft[i].win for i in range(soft.size)] == [row["jpg_0"] if row["label_0"] else row["jpg_1"] for row in rows]
     trained = run("train", "world-inpo", *small(tiny_pipeline, out, "inpo", "data.validation_fraction=0"), "--out", tmp_path / "run")
     assert trained.code == 0, trained.err
 
@@ -123,3 +134,55 @@ def test_other_settings_need_force(run: Run, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\n")
     refused = run(*command, "--out", tmp_path / "cat.parquet")
     assert (refused.code, "a cat" in refused.err, (tmp_path / "cat.work").exists()) == (2, True, False)
+
+
+def test_scored_pairs_train_smpo_and_dpo(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Through the world's second scorer: what `inpo data score` prints is what training needs. Scored twice is refused without --force."""
+    pairs, out = making.write(tmp_path / "pairs.parquet", [making.row(i) for i in range(12)]), tmp_path / "scored.parquet"
+    command = ("data", "score", pairs, "--scorer", "world:clip", "--out", out)
+    done = run(*command)
+    assert done.code == 0, done.err
+    assert "pairs scored by world:clip: 12" in done.out
+    columns = re.search(r"data\.score_columns=\[\w+,\w+\]", done.out)
+    assert columns is not None
+    assert run("data", "validate", out, "--score-columns", "score_0,score_1").code == 0
+    for method in ("smpo", "diffusion-dpo"):
+        settings = small(tiny_pipeline, out, method, columns[0], "data.validation_fraction=0")
+        trained = run("train", "world-inpo", *settings, "--out", tmp_path / method)
+        assert trained.code == 0, trained.err
+        losses = [json.loads(line)["loss"] for line in (tmp_path / method / "metrics.jsonl").read_text().splitlines()]
+        assert all(map(math.isfinite, losses))
+    assert yaml.safe_load((tmp_path / "smpo" / "config.yaml").read_text())["data"]["score_columns"] == ["score_0", "score_1"]
+    again = run(*command)
+    assert (again.code, "--force" in again.err) == (2, True)
+    assert run(*command, "--force").code == 0
+
+
+def test_a_scoring_that_is_stopped_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = making.write(tmp_path / "pairs.parquet", [making.row(i) for i in range(4)])
+
+    def stop(*_: object) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inpo.evaluation.rewards.pickscore.PickScore.score", stop)
+    stopped = run("data", "score", pairs, "--scorer", "world:clip", "--out", tmp_path / "out.parquet")
+    assert (stopped.code, stopped.err) == (130, "interrupted; the scores so far are kept, and the same command goes on from there\n")
+
+
+def test_single_pictures_are_validated_and_train_kto(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """A listing and two folders: counted as what they are, trained on with one picture an example; a bad label is a problem, by row."""
+    listing = as_opinions(tmp_path / "listing")
+    for path in (listing, as_folders(tmp_path / "folders")):
+        done = run("data", "validate", path)
+        assert (done.code, "8 single pictures, 6 desired, 0 without a label" in done.out) == (0, True), done.out
+    trained = run(
+        "train", "world-inpo", *small(tiny_pipeline, listing, "diffusion-kto", "data.validation_fraction=0"), "--out", tmp_path / "run"
+    )
+    assert trained.code == 0, trained.err
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (line["unet_forwards_per_pair"], line["lose_error"], line["implicit_accuracy"]) == (2, None, None)
+    refused = run("train", "world-inpo", *small(tiny_pipeline, listing, "inpo"), "--out", tmp_path / "refused")
+    assert (refused.code, len(refused.err.splitlines()), "method.name=diffusion-kto" in refused.err) == (2, 2, True), refused.err
+    listing.write_text(listing.read_text() + '\n{"image": "0.png", "caption": "x", "label": "good"}')
+    found = run("data", "validate", listing)
+    assert (found.code, "opinions.jsonl, row 8, label: is neither 1 nor 0" in found.out) == (2, True)

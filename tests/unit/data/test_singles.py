@@ -200,6 +200,16 @@ def test_one_picture_of_a_pair_is_the_winner_as_often_as_asked(ratio: float) -> 
     assert abs(share - ratio) < 4 * (ratio * (1 - ratio) / 4000) ** 0.5
 
 
+def test_nothing_is_known_of_a_picture_of_a_tie() -> None:
+    """A scorer may find one; it is then neither a desired picture nor another."""
+
+    class Ties(MadePairs):
+        def __getitem__(self, index: int) -> PairRecord:
+            return replace(super().__getitem__(index), preference=0.5)
+
+    assert {SinglesOfPairs(Ties(20), 0.8, 0)[i].preference for i in range(20)} == {0.5}
+
+
 def test_which_picture_comes_is_pure_in_seed_and_pair() -> None:
     """Not in the place where the pair stands; another seed or ratio is another data set."""
     first, again, other = (SinglesOfPairs(MadePairs(60), 0.5, seed) for seed in (1, 1, 2))
