@@ -42,6 +42,9 @@ def examine_model(experiment: Experiment) -> Parts:
     parts = examine(resolve_model(experiment.model))
     if experiment.data.sizes == "original":
         parts.family.require_sizes()
+    parts.family.require_part(experiment.output.format, "output.format")
+    if experiment.data.resolution is not None:
+        parts.require_side(experiment.data.resolution)
     return parts
 
 
@@ -81,7 +84,8 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResu
     from inpo.training.subject import Subject
 
     # Before the pairs: a recipe for another model must not cost the examination of a million of them first.
-    on_main(lambda: examine_model(experiment))
+    if absent := on_main(lambda: sorted(examine_model(experiment).absent)):
+        say(f"the model has no {' and no '.join(absent)}: zeros stand in the place of what it would make of a prompt")
     say("examining the pairs")
     with reporting(run.path):
         if processes().num_processes > 1:
@@ -159,8 +163,8 @@ def save_result(model: Model, experiment: Experiment, folder: Path, *, pairs: in
     """What users load without this package, and its card. `pairs`: how many there were to train on."""
     if experiment.output.format == "lora":
         cast("AdaptedModel", model).save_adapter(folder)
-    elif experiment.output.format == "unet":
-        model.save_unet(folder / "unet")
+    elif experiment.output.format in ("unet", "transformer"):
+        model.save_network(folder / experiment.output.format)
     else:
         model.save_pipeline(folder)
     file = ADAPTER_FILE if experiment.output.format == "lora" else None

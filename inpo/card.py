@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from inpo.config import Experiment
-from inpo.models.families import UNET, Family
+from inpo.models.families import Family
 from inpo.results import Judgement
 
 CARD = "README.md"
@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_DATA = re.compile(r"hub:([^/\s]+/[^/\s@:]+)")
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
 _MEASURED = "## What was measured"
-_PLACES = {"model": ("path", "unet", "vae", "config"), "data": ("path", "root")}
+_PLACES = {"model": ("path", "unet", "transformer", "vae", "config"), "data": ("path", "root")}
 """Settings that may say where on this machine something lies."""
 
 
@@ -72,7 +72,9 @@ class Card:
         return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
 
     def _about(self) -> str:
-        kind = {"lora": "LoRA", "lora-kohya": "LoRA", "unet": "denoising network", "single-file": "checkpoint"}.get(self.form, "pipeline")
+        networks = dict.fromkeys(("unet", "transformer"), "denoising network")
+        kinds = {"lora": "LoRA", "lora-kohya": "LoRA", **networks, "single-file": "checkpoint"}
+        kind = kinds.get(self.form, "pipeline")
         if self.experiment is None:
             return f"A {self.family.title} {kind}, written by `inpo export`."
         return f"A {self.family.title} {kind}, trained with {self.experiment.method.title} from {code(self._base)}."
@@ -106,20 +108,22 @@ class Card:
         whole = f"from diffusers import {pipeline}\n\npipe = {pipeline}"
         if self.form == "single-file":
             return f"{whole}.from_single_file({file!r})"
+        if self._adapters and not self.family.lora_loader:
+            return f"# diffusers loads no LoRA into {pipeline}: merge it first.\n# inpo export {self.name} --format pipeline --out FOLDER"
         if self._adapters:
             return f"{whole}.from_pretrained({self._base!r})\npipe.load_lora_weights({self.name!r}, weight_name={file!r})"
-        if self.form == "unet":
-            kind = UNET.kind
+        if self.form == self.family.network.name:
+            kind = self.family.network.kind
             imports = f"from diffusers import {pipeline}, {kind}\n\nnetwork = {kind}.from_pretrained({self.name!r})"
-            return f"{imports}\npipe = {pipeline}.from_pretrained({self._base!r}, {UNET.name}=network)"
+            return f"{imports}\npipe = {pipeline}.from_pretrained({self._base!r}, {self.form}=network)"
         return f"{whole}.from_pretrained({self.name!r})"
 
     def _training(self, experiment: Experiment) -> str:
-        train, adapters = experiment.train, experiment.lora
+        train, adapters, replaced = experiment.train, experiment.lora, experiment.model.network
         trained = f"{'DoRA' if adapters.dora else 'LoRA'} of rank {adapters.rank}" if adapters else "the whole network"
         counted = "" if self.pairs is None else f", {self.pairs:,} pairs"
         rows = {
-            "base": code(self._base) + (f", its network from {code(public(experiment.model.unet))}" if experiment.model.unet else ""),
+            "base": code(self._base) + (f", its network from {code(public(replaced[1]))}" if replaced else ""),
             "data": code(public(experiment.data.path)) + counted,
             "trained": trained,
             "steps": f"at most {train.steps}, of {train.pairs_per_step} pairs each",

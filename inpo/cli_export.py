@@ -16,7 +16,7 @@ Run = Annotated[str, typer.Argument(help="A run folder, a pipeline folder, a hub
 def export(
     run: Run,
     out: Annotated[Path, typer.Option("--out", help="The folder to write, or for one file its name, ….safetensors.")],
-    format: Annotated[str, typer.Option("--format", help="pipeline, unet, lora, lora-kohya or single-file.")] = "pipeline",
+    format: Annotated[str, typer.Option("--format", help="pipeline, unet (or transformer), lora, lora-kohya or single-file.")] = "pipeline",
     rank: Annotated[int | None, typer.Option(help="Extract a LoRA of this rank from a fully trained network, by SVD.")] = None,
     base: Annotated[str | None, typer.Option(help="What the extracted LoRA is put on; else what the run started from.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of a LoRA or a single file: fp32, bf16 or fp16.")] = None,

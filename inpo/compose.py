@@ -15,7 +15,7 @@ from inpo import aligned, world
 from inpo.console import bar, say
 from inpo.data.config import DataConfig
 from inpo.errors import InputError, nearest
-from inpo.generation import GenerationConfig, check_steps, generate
+from inpo.generation import GenerationConfig, check_scheduler, check_steps, generate
 from inpo.methods import Method
 from inpo.models.config import Lora, ModelConfig
 from inpo.types import PairSource, Scorer
@@ -123,7 +123,9 @@ def check_generator(model: str, config: GenerationConfig, option: str) -> None:
     from inpo.models.parts import examine
 
     with naming(option):
-        check_steps(examine(resolve_model(ModelConfig(model))).schedule, config)
+        parts = examine(resolve_model(ModelConfig(model)))
+        check_steps(parts.schedule, config)
+        check_scheduler(parts.prediction, config)
 
 
 def generate_pictures(model: str, prompts: str, out: Path, config: GenerationConfig, *, force: bool = False) -> list[ImageRecord]:

@@ -54,12 +54,13 @@ ELSEWHERE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """`format`: what `RUN/model` is, a whole `pipeline`, its `unet` alone, or with `lora` set the adapters alone (`lora`).
+    """`format`: what `RUN/model` is, a whole `pipeline`, its network alone (`unet` or
+    `transformer`, whichever it has), or with `lora` set the adapters alone (`lora`).
 
-    Adapters are merged into the weights of a `pipeline` and of a `unet`.
+    Adapters are merged into the weights of a `pipeline` and of a network.
     """
 
-    format: Literal["pipeline", "unet", "lora"] = "pipeline"
+    format: Literal["pipeline", "unet", "transformer", "lora"] = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Experiment:
     data: DataConfig
     method: Method
     lora: Lora | None = None
-    """Adapters to train; None trains the UNet's own weights."""
+    """Adapters to train; None trains the network's own weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)

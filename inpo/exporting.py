@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from inpo.models.export.adapters import Adapters
     from inpo.models.parts import Parts
 
-Format = Literal["pipeline", "unet", "lora", "lora-kohya", "single-file"]
+Format = Literal["pipeline", "unet", "transformer", "lora", "lora-kohya", "single-file"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIX = ".safetensors"
-_FOLDERS: dict[str, str] = {"pipeline": "model_index.json", "unet": "config.json"}
+_FOLDERS: dict[str, str] = {"pipeline": "model_index.json", "unet": "config.json", "transformer": "config.json"}
 """Formats that are a folder, with the file by which an earlier one is known again."""
 
 
@@ -188,14 +188,16 @@ def _write_model(job: Export, result: Result, written: _Written) -> Exported:
     from inpo.models.loading import load
     from inpo.models.parts import examine
 
+    family = examine(result.model).family
     if job.format == "single-file":
-        require_layout(examine(result.model).family)
+        require_layout(family)
+    family.require_part(job.format, "format")
     say("loading the model")
     model = load(result.model)
     if job.format == "single-file":
         write_checkpoint(written.target, model, job.dtype or "fp32")
-    elif job.format == "unet":
-        model.save_unet(written.target)
+    elif job.format in ("unet", "transformer"):
+        model.save_network(written.target)
     else:
         model.save_pipeline(written.target)
     return Exported(written.target, job.format)
@@ -204,7 +206,6 @@ def _write_model(job: Export, result: Result, written: _Written) -> Exported:
 def _write_adapters(job: Export, result: Result, written: _Written) -> Exported:
     from inpo.models.export.adapters import kohya_naming, write_diffusers, write_kohya
     from inpo.models.export.checkpoint import DTYPES as TORCH
-    from inpo.models.lora import PREFIX
     from inpo.models.parts import examine
     from inpo.models.sizes import network_names
 
@@ -215,7 +216,7 @@ def _write_adapters(job: Export, result: Result, written: _Written) -> Exported:
     if naming:
         write_kohya(written.target, adapters, dtype, naming=naming)
     else:
-        write_diffusers(written.target, adapters, dtype, prefix=PREFIX)
+        write_diffusers(written.target, adapters, dtype, part=parts.family.network.name)
     return Exported(written.target, job.format, adapters.rank, len(adapters.layers), kept, adapters.dora)
 
 
@@ -224,7 +225,7 @@ def _adapters(job: Export, result: Result, parts: Parts) -> tuple[Adapters, floa
     from inpo.models.export.adapters import read_adapters
 
     if job.rank is None and len(parts.adapters) == 1:
-        return read_adapters(parts.adapters[0]), None
+        return read_adapters(parts.adapters[0], part=parts.family.network.name), None
     return _extracted(job, result, parts)
 
 
@@ -232,12 +233,12 @@ def _extracted(job: Export, result: Result, parts: Parts) -> tuple[Adapters, flo
     import torch
 
     from inpo.models.export.extract import extract
-    from inpo.models.loading import load_unet
+    from inpo.models.loading import load_network
 
     rank, base = _rank(job, result, parts), _base_parts(job, result, parts)
     say("loading the model and its base")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = extract(load_unet(parts), load_unet(base), rank, device=device, progress=bar("layers"))
+    found = extract(load_network(parts), load_network(base), rank, device=device, progress=bar("layers"))
     return found.adapters, found.kept
 
 

@@ -30,7 +30,7 @@ STORED_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def describe(experiment: Experiment) -> str:
-    """The plan as text: data, sizes, memory of the weights' share, and UNet forwards. Opens the data, reads no weights of the model.
+    """The plan as text: data, sizes, memory of the weights' share, and forwards. Opens the data, reads no weights of the model.
 
     Raises `InputError` for whatever would stop the run at its entrance.
     """
@@ -54,7 +54,7 @@ def _rows(experiment: Experiment, sizes: ModelSizes, data: _Data, cost: Forwards
     yield "objective", _with_numbers(experiment.method.objective)
     if experiment.method.safeguard is not None:
         yield "safeguard", _with_numbers(experiment.method.safeguard)
-    yield "model", f"{experiment.model.path}: UNet {_millions(sizes.unet)}, VAE and text encoder {_millions(sizes.frozen)}"
+    yield "model", f"{experiment.model.path}: {sizes.title} {_millions(sizes.network)}, VAE and text encoder {_millions(sizes.frozen)}"
     yield "trained", _trained(experiment, sizes)
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
     side = resolution // sizes.pixels_per_latent
@@ -64,8 +64,8 @@ def _rows(experiment: Experiment, sizes: ModelSizes, data: _Data, cost: Forwards
     used = f"{seen} used: {train.steps} steps × {train.pairs_per_step}{epochs}"
     many, one = ("single pictures", "picture") if data.singles else ("pairs", "pair")
     yield many, f"{'endless' if data.available is None else data.available} to train on{data.others}; {used}"
-    yield f"UNet per {one}", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
-    yield "UNet in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
+    yield f"{sizes.title} per {one}", f"{cost.train:g} train + {cost.reference:g} reference + {cost.inversion:g} inversion image-forwards"
+    yield f"{sizes.title} in all", f"{seen * cost.total:,.0f} image-forwards, of which {seen * cost.train:,.0f} with a backward pass"
     yield "optimiser", f"{experiment.optimizer.name}, effective learning rate {experiment.optimizer.lr:g}, clip {experiment.optimizer.clip}"
     yield "memory", f"{_weights_bytes(experiment, sizes) / GIB:.2f} GiB for weights, gradients and optimiser; activations come on top"
 
@@ -73,11 +73,11 @@ def _rows(experiment: Experiment, sizes: ModelSizes, data: _Data, cost: Forwards
 def _trained(experiment: Experiment, sizes: ModelSizes) -> str:
     lora = experiment.lora
     if lora is None:
-        return f"all {_millions(sizes.unet)} of the UNet"
+        return f"all {_millions(sizes.network)} of the {sizes.title}"
     count = sum(map(math.prod, sizes.adapter_shapes))
     return (
-        f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank} on {sizes.adapted_layers} layers: {count:,} of the UNet's "
-        f"{_millions(sizes.unet)} ({count / sizes.unet:.2%}); the reference is the same network without them"
+        f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank} on {sizes.adapted_layers} layers: {count:,} of the {sizes.title}'s "
+        f"{_millions(sizes.network)} ({count / sizes.network:.2%}); the reference is the same network without them"
     )
 
 
@@ -110,19 +110,19 @@ def _training_data(experiment: Experiment) -> _Data:
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
     """What is trained, its gradient, optimiser state and average, and the frozen encoders, fp32; and the reference if there is one.
 
-    Adapters share their UNet with the reference, stored in what it computes in.
+    Adapters share their network with the reference, stored in what it computes in.
     """
-    shapes = sizes.adapter_shapes if experiment.lora else sizes.unet_shapes
+    shapes = sizes.adapter_shapes if experiment.lora else sizes.network_shapes
     trained = (2 + (experiment.train.average_decay is not None)) * sum(map(math.prod, shapes))
     total = WORD * (trained + sizes.frozen) + sum(state_bytes(experiment.optimizer.name, shape) for shape in shapes)
     if experiment.lora:
-        return total + STORED_BYTES[experiment.model.dtype] * sizes.unet
-    return total + WORD * experiment.method.objective.needs.reference * sizes.unet
+        return total + STORED_BYTES[experiment.model.dtype] * sizes.network
+    return total + WORD * experiment.method.objective.needs.reference * sizes.network
 
 
 @dataclasses.dataclass(frozen=True)
 class Forwards:
-    """UNet image-forwards per pair or single picture, averaged over t: with gradient, by the reference, and to find the training point."""
+    """Image-forwards per pair or single picture, averaged over t: with gradient, by the reference, and to find the training point."""
 
     train: float
     reference: float

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inpo.compose import resolve_model
 from inpo.config import Experiment, read_tree
 from inpo.errors import InputError
-from inpo.models.config import ModelConfig
+from inpo.models.config import NETWORKS, ModelConfig
 from inpo.models.folders import INDEX
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def find_result(name: str) -> Result:
     if not (path / CONFIG).is_file():
         return Result(path, resolve_model(ModelConfig(name)))
     experiment = Experiment.from_tree(read_tree(str(path / CONFIG)))
-    unet = path / "model" / "unet"
-    if (unet / "config.json").is_file() and not (path / "model" / INDEX).is_file():
-        base = resolve_model(experiment.model)
-        return Result(path, dataclasses.replace(base, unet=str(unet), dtype="fp32", gradient_checkpointing=False), experiment)
+    alone = next((part for part in NETWORKS if (path / "model" / part / "config.json").is_file()), None)
+    if alone and not (path / "model" / INDEX).is_file():
+        replaced: dict[str, Any] = {alone: str(path / "model" / alone), "dtype": "fp32", "gradient_checkpointing": False}
+        return Result(path, dataclasses.replace(resolve_model(experiment.model), **replaced), experiment)
     if not (path / "model").is_dir():
         raise InputError(f"{name} is a run that has no model/ yet: it did not finish; continue it with --resume latest")
     return Result(path, ModelConfig(name), experiment)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_models import tiny_sd, tiny_sdxl
+from tests.tiny_models import tiny_pixart, tiny_sd, tiny_sd3, tiny_sdxl
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +37,15 @@ def tiny_sdxl_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sdxl_v_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with v-prediction and zero terminal SNR."""
     return tiny_sdxl(tmp_path_factory.mktemp("models"), "v_prediction", zero_terminal_snr=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion 3 pipeline folder (rectified flow) with all three text encoders. Read-only."""
+    return tiny_sd3(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pixart_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random PixArt-Σ pipeline folder (ε, a transformer). Read-only."""
+    return tiny_pixart(tmp_path_factory.mktemp("models"))

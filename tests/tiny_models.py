@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -30,6 +31,9 @@ WORDS = (
 MAX_TOKENS = 24
 LATENT = (4, 8, 8)
 POOLED = 6
+SD3_CHANNELS = 16
+SD3_TOWERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+T5_WIDTH = 24
 
 
 def byte_alphabet() -> list[str]:
@@ -65,14 +69,15 @@ def tiny_unet(in_channels: int = LATENT[0], cross_attention_dim: int = 8, dropou
     )  # fmt: skip
 
 
-def tiny_vae(down: int = 2) -> torch.nn.Module:
-    """An `AutoencoderKL` that makes pictures `down` (2 or 4) times smaller."""
+def tiny_vae(down: int = 2, channels: int = LATENT[0], **scales: float) -> torch.nn.Module:
+    """An `AutoencoderKL` that makes pictures `down` (2 or 4) times smaller. `scales`: its `scaling_factor` and `shift_factor`."""
     from diffusers import AutoencoderKL
 
     levels = {2: 2, 4: 3}[down]
     return AutoencoderKL(
         block_out_channels=(4,) * levels, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=1, latent_channels=LATENT[0], norm_num_groups=2, sample_size=LATENT[1] * down, mid_block_add_attention=False,
+        layers_per_block=1, latent_channels=channels, norm_num_groups=2, sample_size=LATENT[1] * down, mid_block_add_attention=False,
+        **scales,
     )  # fmt: skip
 
 
@@ -96,6 +101,45 @@ def tiny_text_encoder(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def tiny_t5_tokenizer() -> object:
+    """A T5Tokenizer that knows a few whole words, and every byte as a letter; it ends a prompt, and does not begin it."""
+    from transformers import T5Tokenizer
+
+    letters = sorted({chr(code) for code in range(33, 127)} | {"▁"})
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((f"▁{word}", -1.0) for word in WORDS), *((char, -9.0) for char in letters)]
+    return T5Tokenizer(vocab=vocab, extra_ids=0)
+
+
+def tiny_t5(tokenizer: object, width: int = T5_WIDTH) -> torch.nn.Module:
+    """A `T5EncoderModel` of one layer."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu")
+    )
+
+
+def tiny_sd3_transformer(*, dual: bool = False) -> torch.nn.Module:
+    """An `SD3Transformer2DModel` of two blocks; `dual`: as SD3.5's, with norms of q and k, and a second attention in the first block."""
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=LATENT[1], patch_size=2, in_channels=SD3_CHANNELS, out_channels=SD3_CHANNELS, num_layers=2, attention_head_dim=4,
+        num_attention_heads=2, joint_attention_dim=T5_WIDTH, caption_projection_dim=8, pooled_projection_dim=8 + 12, pos_embed_max_size=8,
+        dual_attention_layers=(0,) if dual else (), qk_norm="rms_norm" if dual else None,
+    )  # fmt: skip
+
+
+def tiny_pixart_transformer(*, told_sizes: bool = False) -> torch.nn.Module:
+    """A `PixArtTransformer2DModel` of two blocks that answers a variance too; `told_sizes`: as PixArt-α's of 1024 pixels."""
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=6, in_channels=LATENT[0], out_channels=2 * LATENT[0], num_layers=2,
+        cross_attention_dim=12, sample_size=LATENT[1], patch_size=2, caption_channels=T5_WIDTH, use_additional_conditions=told_sizes,
+    )  # fmt: skip
 
 
 def scheduler_config(prediction_type: str = "epsilon", zero_terminal_snr: bool = False) -> dict[str, object]:
@@ -140,6 +184,48 @@ def tiny_sdxl(tmp: Path, prediction_type: str = "epsilon", *, zero_terminal_snr:
             unet=tiny_sdxl_unet(), vae=tiny_vae(), tokenizer=tokenizer, tokenizer_2=second,
             text_encoder=tiny_text_encoder(tokenizer, layers=3), text_encoder_2=tiny_text_encoder(second, 12, layers=4, projection=POOLED),
             scheduler=DDIMScheduler.from_config(scheduler_config(prediction_type, zero_terminal_snr)), add_watermarker=False,
+        )  # fmt: skip
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_sd3(tmp: Path, *, without: Collection[str] = (), dual: bool = False, seed: int = 0) -> Path:
+    """Saves a random Stable Diffusion 3 pipeline: CLIP towers of 8 and 12 features, T5 of 24, latents of 16 channels, shift 3.
+
+    `without`: names of text encoders that it has none of; the others are those of the whole one. `dual`: with what 3.5 adds.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+    folder = tmp / "-".join(["sd3.5" if dual else "sd3", *(f"no-{name}" for name in sorted(without)), str(seed)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, second, third = tiny_tokenizer(), tiny_tokenizer(), tiny_t5_tokenizer()
+        second.pad_token = "!"
+        parts = {
+            "tokenizer": tokenizer, "text_encoder": tiny_text_encoder(tokenizer, layers=3, projection=8),
+            "tokenizer_2": second, "text_encoder_2": tiny_text_encoder(second, 12, layers=4, projection=12),
+            "tokenizer_3": third, "text_encoder_3": tiny_t5(third),
+            "transformer": tiny_sd3_transformer(dual=dual), "vae": tiny_vae(channels=SD3_CHANNELS, scaling_factor=1.5, shift_factor=0.06),
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        }  # fmt: skip
+    for name in without:
+        parts[name] = parts[name.replace("text_encoder", "tokenizer")] = None
+    StableDiffusion3Pipeline(**parts).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_pixart(tmp: Path, letter: str = "Sigma", *, told_sizes: bool = False, seed: int = 0) -> Path:
+    """Saves a random PixArt pipeline, `letter` "Alpha" or "Sigma": T5 of 24 features, PixArt's own table of noise."""
+    import diffusers
+
+    folder = tmp / f"pixart-{letter.lower()}{'-told' if told_sizes else ''}-{seed}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = tiny_t5_tokenizer()
+        pipeline = getattr(diffusers, f"PixArt{letter}Pipeline")(
+            tokenizer=tokenizer, text_encoder=tiny_t5(tokenizer), vae=tiny_vae(),
+            transformer=tiny_pixart_transformer(told_sizes=told_sizes),
+            scheduler=diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
         )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

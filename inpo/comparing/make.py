@@ -171,7 +171,7 @@ def _is_number(value: object) -> bool:
 
 def _drift(experiment: Experiment, run: Path) -> float:
     """‖θ − θ_0‖/‖θ_0‖ of the network's weights, adapters merged: how far training has gone, for every method alike."""
-    before, after = (load(place).policy.unet.state_dict() for place in (experiment.model, str(run / "model")))
+    before, after = (load(place).policy.network.state_dict() for place in (experiment.model, str(run / "model")))
     moved = sum(float((after[name].double() - before[name].double()).square().sum()) for name in before)
     return math.sqrt(moved / sum(float(value.double().square().sum()) for value in before.values()))
 

@@ -118,7 +118,7 @@ class Planned:
 def moving(experiment: Experiment) -> dict[str, object]:
     """Settings that change a run's numbers. Where model and data lie is left out: their fingerprints stand for them."""
     kept = {key: value for key, value in flat(experiment.to_tree()).items() if key not in FREE_KEYS}
-    places = ("model.path", "model.unet", "model.vae", "model.config")
+    places = ("model.path", "model.unet", "model.transformer", "model.vae", "model.config")
     return {key: value for key, value in kept.items() if key not in places}
 
 

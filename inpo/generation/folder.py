@@ -20,7 +20,7 @@ from torch import Tensor
 
 from inpo.errors import InputError
 from inpo.files import PARTIAL, replacing
-from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, batches, check_steps, generate_latents, shots
+from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, batches, check_scheduler, check_steps, generate_latents, shots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +61,7 @@ def generate(
     """
     wanted = shots(prompts, config)
     check_steps(model.policy.schedule, config)
+    check_scheduler(model.policy.prediction, config)
     records = _prepare(out_folder, wanted, _settings(model, config), force=force)
     missing = [shot for shot in wanted if shot.name not in records]
     if missing:

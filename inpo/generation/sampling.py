@@ -18,10 +18,13 @@ from inpo.checking import number, one_of, whole
 from inpo.ddim import Guided, sample
 from inpo.errors import InputError
 from inpo.randomness import seed_for
-from inpo.schedule import Schedule
+from inpo.schedule import FLOW_TIME_SCALE, Prediction, Schedule
 from inpo.types import Condition, Denoiser, Encoder
 
-SCHEDULERS = {"ddim": None, "euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+SCHEDULERS = ("ddim", "euler", "dpmsolver++")
+_OF_DIFFUSERS = {"euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+_OF_DIFFUSERS_FOR_FLOW = {"euler": "FlowMatchEulerDiscreteScheduler"}
+"""By the names that users type. `ddim` is our own sampler: DDIM, and on a rectified flow Euler's method."""
 
 
 class GenerativeModel(Protocol):
@@ -114,7 +117,8 @@ def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: Gene
         guided = Guided(model.policy, model.encoder.encode_prompts([""]), config.guidance)
         if config.scheduler == "ddim":
             return sample(guided, x_T, model.policy.schedule.sampling_nodes(config.steps, len(batch)), condition)
-        return _sample_with_diffusers(_diffusers_scheduler(model.scheduler_config, config), guided, x_T, condition)
+        scheduler = _diffusers_scheduler(model.scheduler_config, config, _diffusers_name(config.scheduler, guided.prediction))
+        return _sample_with_diffusers(scheduler, guided, x_T, condition)
 
 
 def generate_images(model: GenerativeModel, prompts: Sequence[str], config: GenerationConfig) -> Tensor:
@@ -160,18 +164,44 @@ def check_steps(schedule: Schedule, config: GenerationConfig) -> None:
         raise InputError(f"steps={config.steps} does not fit the model's schedule: {error}") from error
 
 
-def _diffusers_scheduler(settings: Mapping[str, object], config: GenerationConfig) -> Any:
+def check_scheduler(prediction: Prediction, config: GenerationConfig) -> None:
+    """Raises `InputError` where `config.scheduler` cannot sample a network of this prediction."""
+    if config.scheduler != "ddim":
+        _diffusers_name(config.scheduler, prediction)
+
+
+def _diffusers_name(scheduler: str, prediction: Prediction) -> str:
+    known = _OF_DIFFUSERS_FOR_FLOW if prediction == "flow" else _OF_DIFFUSERS
+    if scheduler not in known:
+        raise InputError(
+            f"scheduler={scheduler!r} cannot sample a rectified flow, which this model is: use {' or '.join(['ddim', *known])}"
+        )
+    return known[scheduler]
+
+
+def _diffusers_scheduler(settings: Mapping[str, object], config: GenerationConfig, name: str) -> Any:
     import diffusers
 
-    scheduler = getattr(diffusers, str(SCHEDULERS[config.scheduler])).from_config(dict(settings))
+    scheduler = getattr(diffusers, name).from_config(dict(settings))
     scheduler.set_timesteps(config.steps)
     return scheduler
 
 
 def _sample_with_diffusers(scheduler: Any, denoiser: Denoiser, x_T: Tensor, condition: Condition) -> Tensor:
     """Lets one of diffusers' schedulers lead. It holds a state for each call, so one scheduler serves one batch."""
+    if denoiser.prediction == "flow":
+        return _sample_flow_with_diffusers(scheduler, denoiser, x_T, condition)
     x_t: Tensor = x_T * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         prediction = denoiser(scheduler.scale_model_input(x_t, t), t.expand(len(x_t)), condition)
+        x_t = scheduler.step(prediction, t, x_t, return_dict=False)[0]
+    return x_t
+
+
+def _sample_flow_with_diffusers(scheduler: Any, denoiser: Denoiser, x_T: Tensor, condition: Condition) -> Tensor:
+    """The same on a rectified flow, whose latents are never scaled, and whose times diffusers counts in thousandths."""
+    x_t = x_T
+    for t in scheduler.timesteps:
+        prediction = denoiser(x_t, (t / FLOW_TIME_SCALE).expand(len(x_t)), condition)
         x_t = scheduler.step(prediction, t, x_t, return_dict=False)[0]
     return x_t

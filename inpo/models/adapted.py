@@ -19,7 +19,7 @@ from inpo.types import Denoiser
 
 @dataclass(frozen=True)
 class AdaptedModel(Model):
-    """A `Model` whose policy's UNet is frozen under adapters. `read_base` reads that UNet anew, fp32, on the CPU.
+    """A `Model` whose policy's network is frozen under adapters. `read_base` reads that network anew, fp32, on the CPU.
 
     `base`: where the model was loaded from, recorded beside saved adapters.
     """
@@ -30,7 +30,7 @@ class AdaptedModel(Model):
 
     @classmethod
     def of(cls, model: Model, lora: Lora, *, base: ModelConfig, read_base: Callable[[], nn.Module]) -> AdaptedModel:
-        """A model whose UNet has its adapters already."""
+        """A model whose network has its adapters already."""
         parts = {each.name: getattr(model, each.name) for each in fields(Model)}
         return cls(**parts, lora=lora, base=base, read_base=read_base)
 
@@ -41,32 +41,32 @@ class AdaptedModel(Model):
     def save_policy(self, folder: Path) -> None:
         """The adapters for a checkpoint, bit for bit; diffusers' `load_lora_weights` reads the folder too."""
         with replace_folder(folder, ADAPTER_FILE) as new:
-            write_adapter(new, self.policy.unet, self.lora)
+            write_adapter(new, self.policy.network, self.lora, part=self.policy.part)
 
     def load_policy(self, folder: Path) -> None:
         """Puts adapters of `save_policy` into the policy, in place. Raises `InputError` where they are not this model's."""
-        read_adapter(folder, self.policy.unet)
+        read_adapter(folder, self.policy.network, part=self.policy.part)
 
     def save_adapter(self, folder: Path) -> None:
         """The result as `load_lora_weights` reads it, with a record of its base. Complete or absent."""
         with replace_folder(folder, ADAPTER_FILE) as new:
-            write_adapter(new, self.policy.unet, self.lora, portable=True)
+            write_adapter(new, self.policy.network, self.lora, part=self.policy.part, portable=True)
             write_base(new, self.base)
 
-    def save_pipeline(self, folder: Path, unet: nn.Module | None = None) -> None:
+    def save_pipeline(self, folder: Path, network: nn.Module | None = None) -> None:
         """As `Model.save_pipeline`, with the adapters merged into the weights."""
-        super().save_pipeline(folder, unet or self._merged())
+        super().save_pipeline(folder, network or self._merged())
 
-    def save_unet(self, folder: Path, unet: nn.Module | None = None) -> None:
-        """As `Model.save_unet`, with the adapters merged into the weights."""
-        super().save_unet(folder, unet or self._merged())
+    def save_network(self, folder: Path, network: nn.Module | None = None) -> None:
+        """As `Model.save_network`, with the adapters merged into the weights."""
+        super().save_network(folder, network or self._merged())
 
     def _merged(self) -> nn.Module:
-        """The UNet's weights are read again: in memory they are adapted, and perhaps stored in half precision."""
+        """The network's weights are read again: in memory they are adapted, and perhaps stored in half precision."""
         network = self.read_base()
         attach(network, self.lora, seed=0, attention=self.family.lora_targets)
         with torch.no_grad():
             for name, weight in adapter_weights(network).items():
-                weight.copy_(adapter_weights(self.policy.unet)[name])
+                weight.copy_(adapter_weights(self.policy.network)[name])
         merge(network)
         return network

@@ -14,7 +14,7 @@ from inpo.models.folders import read_json
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 BASE_FILE = "base.json"
-RECORDED_PLACES = ("path", "unet", "vae", "config")
+RECORDED_PLACES = ("path", "unet", "transformer", "vae", "config")
 _RECORDED = (*RECORDED_PLACES, "family", "prediction", "clip_skip", "prompt_chunks")
 
 
@@ -28,9 +28,10 @@ class AdapterFolder:
 
 def write_base(folder: Path, config: ModelConfig) -> None:
     """Records the model that adapters were trained on; folders and files by their whole path, hub ids as they are."""
-    recorded = {key: getattr(config, key) for key in _RECORDED}
+    # A key of later than the first such files stands in those alone that say something by it.
+    recorded = {key: value for key in _RECORDED if (value := getattr(config, key)) is not None or key != "transformer"}
     for key in RECORDED_PLACES:
-        if recorded[key] and Path(recorded[key]).expanduser().exists():
+        if recorded.get(key) and Path(recorded[key]).expanduser().exists():
             recorded[key] = str(Path(recorded[key]).expanduser().resolve())
     (folder / BASE_FILE).write_text(json.dumps({"schema": 1, **recorded}, indent=2) + "\n", encoding="utf-8")
 
@@ -38,15 +39,19 @@ def write_base(folder: Path, config: ModelConfig) -> None:
 def find_adapters(config: ModelConfig) -> AdapterFolder | None:
     """The adapters that `model.path` names, a run's or a folder's, with their base; None where it names none.
 
-    Raises `InputError` where the base is not recorded, or where `model.unet` is set to adapters or would replace what they are on.
+    Raises `InputError` where the base is not recorded, or where `model.unet` or `model.transformer` is set to adapters or would
+    replace what they are on.
     """
-    if config.unet and _folder_of(config.unet):
-        raise InputError(f"model.unet={config.unet!r} holds adapters, not a UNet: give it as model.path; it knows its base")
+    key, replacement = config.network or ("unet", None)
+    if replacement and _folder_of(replacement):
+        raise InputError(f"model.{key}={replacement!r} holds adapters, not a whole network: give it as model.path; it knows its base")
     folder = _folder_of(config.path)
     if folder is None:
         return None
-    if config.unet:
-        raise InputError(f"model.unet={config.unet!r} cannot replace the network that the adapters in model.path={config.path!r} belong to")
+    if replacement:
+        raise InputError(
+            f"model.{key}={replacement!r} cannot replace the network that the adapters in model.path={config.path!r} belong to"
+        )
     if not (folder / BASE_FILE).is_file():
         raise InputError(
             f"model.path={config.path!r} holds adapters without a {BASE_FILE} that names their base; put them on it with diffusers "

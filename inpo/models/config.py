@@ -10,34 +10,37 @@ from inpo.errors import InputError
 from inpo.models.families import FAMILIES
 from inpo.types import Dtype
 
+NETWORKS = ("unet", "transformer")
 DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`path`, `unet`, `vae`: a diffusers folder, a finished run's folder, or a hub id such as `owner/name`.
+    """`path`, `unet`, `transformer`, `vae`: a diffusers folder, a finished run's folder, or a hub id such as `owner/name`.
 
     `path` may also be a single-file `.safetensors` checkpoint; `config` then names a folder with its settings and tokenizers.
-    `unet` and `vae` replace the pipeline's own. `family` and `prediction` None are read from the folder; otherwise the folder must agree.
+    `unet` or `transformer`, whichever the family's network is, and `vae` replace the pipeline's own. `family` and `prediction` None are
+    read from the folder; otherwise the folder must agree.
     `clip_skip` and `prompt_chunks` are `inpo.models.prompts.Reading`'s; None takes what the model was trained with, or 0 and 1.
-    `dtype` is what the UNet computes in: its weights stay fp32 in all cases. `gradient_checkpointing` recomputes activations in the
+    `dtype` is what the network computes in: its weights stay fp32 in all cases. `gradient_checkpointing` recomputes activations in the
     backward pass to save memory.
     Raises `InputError` for an unknown family or dtype.
     """
 
     path: str
     unet: str | None = None
+    transformer: str | None = None
     vae: str | None = None
     config: str | None = None
     family: str | None = None
-    prediction: Literal["epsilon", "v_prediction"] | None = None
+    prediction: Literal["epsilon", "v_prediction", "flow"] | None = None
     clip_skip: int | None = None
     prompt_chunks: int | None = None
     dtype: Dtype = "fp32"
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("path", "unet", "vae", "config"):
+        for key in ("path", "unet", "transformer", "vae", "config"):
             value = getattr(self, key)
             if value is not None and not str(value).strip():
                 raise InputError(f"model.{key} is empty; give a folder or a hub id such as 'owner/name'")
@@ -45,9 +48,14 @@ class ModelConfig:
         if self.family is not None:
             one_of("model.family", self.family, tuple(FAMILIES))
         if self.prediction is not None:
-            one_of("model.prediction", self.prediction, ("epsilon", "v_prediction"))
+            one_of("model.prediction", self.prediction, ("epsilon", "v_prediction", "flow"))
         whole("model.clip_skip", self.clip_skip, low=0, optional=True)
         whole("model.prompt_chunks", self.prompt_chunks, low=1, optional=True)
+
+    @property
+    def network(self) -> tuple[str, str] | None:
+        """The key and the value that replace the pipeline's network; None where its own is kept. A family has one of the two."""
+        return next(((key, value) for key in NETWORKS if (value := getattr(self, key)) is not None), None)
 
 
 @dataclass(frozen=True)

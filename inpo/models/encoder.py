@@ -1,7 +1,8 @@
-"""Pictures and prompts to what Stable Diffusion's UNet reads, and back: a VAE and the towers of text encoders. Frozen, fp32."""
+"""Pictures and prompts to what a network reads, and back: a VAE and the towers of text encoders. Frozen, fp32."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inpo.models.families import Family
-from inpo.models.prompts import Reading, TextTower
+from inpo.models.prompts import Absent, Reading, TextTower, Tower
 from inpo.types import Condition, LatentDistribution
 
 if TYPE_CHECKING:
@@ -25,14 +26,16 @@ _PIXELS_AT_ONCE = 4 * 512 * 512
 
 
 @dataclass(frozen=True)
-class StableDiffusionEncoder:
-    """An `inpo.types.Encoder` over a VAE and the family's CLIP text encoders. Frozen, fp32, without gradient.
+class PipelineEncoder(ABC):
+    """An `inpo.types.Encoder` over a VAE and the family's text encoders. Frozen, fp32, without gradient.
+
+    A way to read prompts is a subclass.
 
     `zero_empty`: the empty prompt is zeros, in training and in guidance, because that is what the pipeline's guidance departs from.
     """
 
     vae: AutoencoderKL
-    towers: tuple[TextTower, ...]
+    towers: tuple[Tower, ...]
     family: Family
     reading: Reading
     zero_empty: bool
@@ -44,7 +47,7 @@ class StableDiffusionEncoder:
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         """Every frozen network: the VAE, then the text encoders."""
-        return self.vae, *(tower.network for tower in self.towers)
+        return self.vae, *(tower.network for tower in self.towers if not isinstance(tower, Absent))
 
     @property
     def device(self) -> torch.device:
@@ -80,19 +83,13 @@ class StableDiffusionEncoder:
         mean, std = (torch.cat([getattr(each, name) for each in moments]) for name in ("mean", "std"))
         return LatentDistribution((mean - self._shift) * self._factor, std * self._factor)
 
-    @torch.no_grad()
+    @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The text encoders' states side by side, `[B, tokens, features]`, and the last one's pooled embedding where the UNet wants it."""
-        layer = self.family.layer + self.reading.clip_skip
-        read = [tower.read(prompts, layer=layer, normed=self.family.normed, chunks=self.reading.chunks) for tower in self.towers]
-        tensors = {PROMPT: torch.cat([states for states, _ in read], dim=-1)}
-        pooled = read[-1][1]
-        if self.family.added == "text_time" and pooled is not None:
-            tensors[POOLED] = pooled
-        empty = [row for row, prompt in enumerate(prompts) if prompt == "" and self.zero_empty]
-        for tensor in tensors.values():
-            tensor[empty] = 0
-        return Condition(tensors)
+        """One row per prompt; the empty string is the unconditional prompt."""
+
+    def read_clip(self, tower: TextTower, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """What the family and the user's reading take from a tower of CLIP: states and pooled embedding, as `TextTower.read`."""
+        return tower.read(prompts, layer=self.family.layer + self.reading.clip_skip, normed=self.family.normed, chunks=self.reading.chunks)
 
     def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
         """SDXL's six numbers `[B,6]` as they are: their order is the network's. Raises `InputError` for a family that is told none."""
@@ -124,3 +121,20 @@ class StableDiffusionEncoder:
     @property
     def _shift(self) -> float:
         return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+
+class StableDiffusionEncoder(PipelineEncoder):
+    """Towers of CLIP, side by side: Stable Diffusion's one and SDXL's two."""
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """The text encoders' states side by side, `[B, tokens, features]`, and the last one's pooled embedding where the UNet wants it."""
+        read = [self.read_clip(tower, prompts) for tower in self.towers if isinstance(tower, TextTower)]
+        tensors = {PROMPT: torch.cat([states for states, _ in read], dim=-1)}
+        pooled = read[-1][1]
+        if self.family.added == "text_time" and pooled is not None:
+            tensors[POOLED] = pooled
+        empty = [row for row, prompt in enumerate(prompts) if prompt == "" and self.zero_empty]
+        for tensor in tensors.values():
+            tensor[empty] = 0
+        return Condition(tensors)

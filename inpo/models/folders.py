@@ -60,7 +60,7 @@ def config_folder(config: str, file: Path, *, asked: bool) -> Path:
 
 
 def component_folder(path: str, name: str, key: str) -> Path:
-    """The folder of one component (`unet`, `vae`): `path` itself, or the `name/` of the pipeline, run or hub id that `path` names."""
+    """One component's folder (`unet`, `transformer`, `vae`): `path` itself, or the `name/` of the pipeline, run or hub id that it names."""
     folder = _local_folder(path, key)
     if folder is None:
         folder = _download_component(path, name, key)
@@ -149,13 +149,16 @@ def _absent(path: str, key: str) -> str:
 def _model_of_run(run: Path, key: str) -> Path:
     if (run / "model" / INDEX).is_file():
         return run / "model"
-    if (run / "model" / "unet" / "config.json").is_file():
-        raise InputError(f"{key}={str(run)!r} is a run that saved its UNet alone: train with it as model.unet beside its base")
+    for part, title in (("unet", "UNet"), ("transformer", "transformer")):
+        if (run / "model" / part / "config.json").is_file():
+            raise InputError(f"{key}={str(run)!r} is a run that saved its {title} alone: train with it as model.{part} beside its base")
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     found = f"; its newest checkpoint is {checkpoints[-1]}" if checkpoints else ""
     # Adapters alone do not say which base they belong to.
     if checkpoints and (checkpoints[-1] / "policy" / "config.json").is_file():
-        found += f", usable as model.unet={checkpoints[-1] / 'policy'}"
+        policy = checkpoints[-1] / "policy"
+        part = "unet" if "UNet" in str(read_json(policy / "config.json").get("_class_name", "UNet")) else "transformer"
+        found += f", usable as model.{part}={policy}"
     raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish: resume it{found}")
 
 
@@ -169,7 +172,10 @@ def _instead(folder: Path) -> str:
         part = read_json(folder / "config.json").get("_class_name", "model")
         if (folder.parent / INDEX).is_file():
             return f"; it is the {part} of one (did you mean {str(folder.parent)!r}?)"
-        return f"; it holds a single {part}: pass a UNet as model.unet, a VAE as model.vae, beside a whole pipeline as model.path"
+        return (
+            f"; it holds a single {part}: pass a UNet as model.unet, a transformer as model.transformer, a VAE as model.vae, "
+            "beside a whole pipeline as model.path"
+        )
     return _holds(folder)
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from peft.tuners.lora.dora import DoraLinearLayer
 
 _ADAPTER = "default"
-PREFIX = "unet."
 METADATA = "lora_adapter_metadata"
 
 
@@ -141,15 +140,15 @@ def _name_in_file(name: str) -> str:
     return module if module.endswith("lora_magnitude_vector") else f"{module}.{rest}"
 
 
-def write_adapter(folder: Path, network: nn.Module, lora: Lora, *, portable: bool = False) -> None:
-    """The adapters alone, as `load_lora_weights` of diffusers reads them.
+def write_adapter(folder: Path, network: nn.Module, lora: Lora, *, part: str = "unet", portable: bool = False) -> None:
+    """The adapters alone, as `load_lora_weights` of diffusers reads them. `part`: what a pipeline calls this network.
 
     `portable` multiplies alpha/rank into B, so that the file means the same to programs that do not read its metadata; without it
     the weights are kept bit for bit.
     """
     scale = lora.strength / lora.rank if portable else 1.0
     tensors = {
-        PREFIX + name: (weight.detach() * scale if portable and ".lora_B." in name else weight.detach()).cpu().contiguous()
+        f"{part}.{name}": (weight.detach() * scale if portable and ".lora_B." in name else weight.detach()).cpu().contiguous()
         for name, weight in adapter_weights(network).items()
     }
     settings = {
@@ -158,15 +157,15 @@ def write_adapter(folder: Path, network: nn.Module, lora: Lora, *, portable: boo
         "target_modules": sorted(adapted_layers(network)),
         "use_dora": lora.dora,
     }
-    metadata = {PREFIX + key: value for key, value in settings.items()}
+    metadata = {f"{part}.{key}": value for key, value in settings.items()}
     # One entry alone: safetensors writes several in an order that changes from call to call, and equal weights are to be equal files.
     save_file(tensors, folder / ADAPTER_FILE, {METADATA: json.dumps(metadata, sort_keys=True)})
 
 
-def read_adapter(folder: Path, network: nn.Module) -> None:
+def read_adapter(folder: Path, network: nn.Module, *, part: str = "unet") -> None:
     """Puts a file of `write_adapter` into the network's adapters, in place. Raises `InputError` where it is not of these adapters."""
     file = folder / ADAPTER_FILE
-    tensors, own = adapter_tensors(file), adapter_weights(network)
+    tensors, own = adapter_tensors(file, part), adapter_weights(network)
     shapes, own_shapes = ({(name, tuple(tensor.shape)) for name, tensor in each.items()} for each in (tensors, own))
     if different := sorted(shapes ^ own_shapes):
         name, shape = different[0]
@@ -176,18 +175,18 @@ def read_adapter(folder: Path, network: nn.Module) -> None:
             weight.copy_(tensors[name])
 
 
-def merge_file(folder: Path, network: nn.Module) -> None:
+def merge_file(folder: Path, network: nn.Module, *, part: str = "unet") -> None:
     """Makes a file of `write_adapter` part of the network's weights, in place. Raises `InputError` where it does not fit the network."""
-    attach(network, adapter_settings(folder / ADAPTER_FILE), seed=0)
-    read_adapter(folder, network)
+    attach(network, adapter_settings(folder / ADAPTER_FILE, part), seed=0)
+    read_adapter(folder, network, part=part)
     merge(network)
 
 
-def adapter_settings(file: Path) -> Lora:
+def adapter_settings(file: Path, part: str = "unet") -> Lora:
     """What the file's metadata says about its adapters."""
     try:
         with safe_open(file, framework="pt") as opened:
-            found = {key.removeprefix(PREFIX): value for key, value in json.loads(opened.metadata()[METADATA]).items()}
+            found = {key.removeprefix(f"{part}."): value for key, value in json.loads(opened.metadata()[METADATA]).items()}
         return Lora(found["r"], found["lora_alpha"], tuple(found["target_modules"]), found["use_dora"])
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is no complete safetensors file ({error})") from error
@@ -195,10 +194,10 @@ def adapter_settings(file: Path) -> Lora:
         raise InputError(f"{file} does not say how its adapters were made: its metadata has no usable {METADATA} ({error!r})") from error
 
 
-def adapter_tensors(file: Path) -> Mapping[str, Tensor]:
+def adapter_tensors(file: Path, part: str = "unet") -> Mapping[str, Tensor]:
     """The file's tensors, by their names in the network."""
     try:
-        return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
+        return {name.removeprefix(f"{part}."): tensor for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is no complete safetensors file ({error})") from error
 

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from inpo.errors import InputError
-from inpo.models.encoder import StableDiffusionEncoder
-from inpo.models.families import UNET, Family
+from inpo.models.denoiser import NetworkDenoiser
+from inpo.models.encoder import PipelineEncoder
+from inpo.models.families import Family
 from inpo.models.folders import INDEX, weights_variant
 from inpo.models.prompts import Reading
 from inpo.models.saving import read_weights, replace_folder, write_network, write_pipeline, write_reading
-from inpo.models.stable_diffusion import StableDiffusionDenoiser
+from inpo.models.sides import check_side, latent_side
 from inpo.types import Denoiser
 
 
@@ -26,33 +27,31 @@ from inpo.types import Denoiser
 class Model:
     """A loaded pipeline: the `policy` that is trained, and the frozen `encoder` between it and pictures and prompts.
 
-    `source` is the pipeline folder that everything but the UNet is saved from again.
+    `source` is the pipeline folder that everything but the network is saved from again.
     """
 
-    policy: StableDiffusionDenoiser
-    encoder: StableDiffusionEncoder
+    policy: NetworkDenoiser
+    encoder: PipelineEncoder
     family: Family
     source: Path
     scheduler_config: Mapping[str, object]
 
     @property
     def device(self) -> torch.device:
-        """Where the policy is. The encoder may wait elsewhere (`StableDiffusionEncoder.move`)."""
+        """Where the policy is. The encoder may wait elsewhere (`PipelineEncoder.move`)."""
         return next(self.policy.parameters()).device
 
     @property
     def default_resolution(self) -> int:
-        """The side in pixels that the UNet was made for."""
-        size = self.policy.unet.config.sample_size
-        return int(size if isinstance(size, int) else size[0]) * self.encoder.scale
+        """The side in pixels that the network was made for."""
+        return latent_side(self.policy.settings) * self.encoder.scale
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
-        """(C, H, W) of a square picture's latents. Raises `InputError` where the VAE cannot halve the side often enough."""
+        """(C, H, W) of a square picture's latents. Raises `InputError` for a side that the VAE and the network cannot have."""
         pixels = self.default_resolution if resolution is None else resolution
-        side, rest = divmod(pixels, self.encoder.scale)
-        if rest or side < 1:
-            raise InputError(f"resolution {pixels} is not a positive multiple of {self.encoder.scale}, by which this VAE shrinks pictures")
-        return int(self.policy.unet.config.in_channels), side, side
+        check_side(pixels, self.policy.settings, pixels_per_latent=self.encoder.scale)
+        side = pixels // self.encoder.scale
+        return int(str(self.policy.settings["in_channels"])), side, side
 
     def reference(self) -> Denoiser:
         """What the policy is compared with: a frozen copy of it as it is now."""
@@ -67,40 +66,44 @@ class Model:
         if self.encoder.zero_empty != self.family.zero_empty:
             settings.append({"zero_empty": self.encoder.zero_empty})
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        for module in (self.policy.unet, *self.encoder.modules):
+        for module in (self.policy.network, *self.encoder.modules):
             for name, tensor in module.state_dict().items():
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save_pipeline(self, folder: Path, unet: nn.Module | None = None) -> None:
-        """A folder that the family's diffusers pipeline loads without this package; `unet` None saves the policy's.
+    def save_pipeline(self, folder: Path, network: nn.Module | None = None) -> None:
+        """A folder that the family's diffusers pipeline loads without this package; `network` None saves the policy's.
 
         Complete or absent: it is written beside `folder` and renamed. Raises `InputError` where `folder` holds anything but a
         pipeline.
         """
         with replace_folder(folder, INDEX) as new:
-            write_pipeline(new, self.source, self.family, unet=unet or self.policy.unet, vae=self.encoder.vae)
+            write_pipeline(new, self.source, self.family, network=network or self.policy.network, vae=self.encoder.vae)
             write_reading(new, self.encoder.reading)
 
-    def save_unet(self, folder: Path, unet: nn.Module | None = None) -> None:
-        """The UNet alone (config.json and safetensors), as `model.unet` and diffusers read it. Complete or absent."""
+    def save_network(self, folder: Path, network: nn.Module | None = None) -> None:
+        """The network alone (config.json and safetensors), as diffusers and `model.unet` or `model.transformer` read it.
+
+        Complete or absent.
+        """
         with replace_folder(folder, "config.json") as new:
-            write_network(new, unet or self.policy.unet)
+            write_network(new, network or self.policy.network)
 
     def save_policy(self, folder: Path) -> None:
-        """The policy's weights for a checkpoint, bit for bit; the folder is also usable as `model.unet`."""
-        self.save_unet(folder)
+        """The policy's weights for a checkpoint, bit for bit; the folder is also usable as `save_network`'s."""
+        self.save_network(folder)
 
     def load_policy(self, folder: Path) -> None:
         """Puts weights of `save_policy` into the policy, in place. Raises `InputError` where they are not this network's."""
-        weights_variant(folder, UNET.weights)
-        weights, own = read_weights(folder), self.policy.unet.state_dict()
+        weights_variant(folder, self.family.network.weights)
+        weights, own = read_weights(folder), self.policy.network.state_dict()
         shapes, own_shapes = ({(name, tuple(tensor.shape)) for name, tensor in each.items()} for each in (weights, own))
         # Compared first: torch copies every tensor that fits before it complains about the ones that do not.
         if different := sorted(shapes ^ own_shapes):
             name, shape = different[0]
             raise InputError(
-                f"{folder} holds another network than {self.source / 'unet'}: they differ in {len(different)} weights, first {name} {shape}"
+                f"{folder} holds another network than {self.source / self.family.network.name}: they differ in {len(different)} weights, "
+                f"first {name} {shape}"
             )
-        self.policy.unet.load_state_dict(weights)
+        self.policy.network.load_state_dict(weights)

@@ -10,34 +10,45 @@ from pathlib import Path
 from inpo.errors import InputError
 from inpo.models.base import BASE_FILE, RECORDED_PLACES, AdapterFolder, find_adapters
 from inpo.models.config import ModelConfig
-from inpo.models.families import FAMILIES, SCHEDULER, UNET, UNSUPPORTED, VAE, Component, Family, family_of
+from inpo.models.families import FAMILIES, SCHEDULER, UNSUPPORTED, VAE, Component, Family, family_of
+from inpo.models.fit import check_fit
 from inpo.models.folders import INDEX, READING, component_folder, pipeline_folder, read_json, weights_variant
 from inpo.models.prompts import Reading
+from inpo.models.schedules import read_schedule
+from inpo.models.sides import check_side
 from inpo.models.single_file import unpack
-from inpo.schedule import Prediction, VPSchedule, vp_from_config
+from inpo.schedule import Prediction, Schedule
 
 
 @dataclass(frozen=True)
 class Parts:
     """Where a pipeline's components lie and what they say about themselves.
 
-    `adapters`: folders of adapters that belong to the UNet's weights, in the order in which they are merged.
+    `adapters`: folders of adapters that belong to the network's weights, in the order in which they are merged. `absent`: names of the
+    text encoders that the pipeline has none of.
     """
 
     folder: Path
     family: Family
-    unet: Path
+    network: Path
     vae: Path
     scheduler_config: Mapping[str, object]
-    schedule: VPSchedule
+    schedule: Schedule
     prediction: Prediction
     reading: Reading
     zero_empty: bool
+    absent: frozenset[str] = frozenset()
     adapters: tuple[Path, ...] = ()
 
     def place(self, component: Component) -> Path:
         """The component's folder."""
-        return {UNET: self.unet, VAE: self.vae}.get(component, self.folder / component.name)
+        return {self.family.network: self.network, VAE: self.vae}.get(component, self.folder / component.name)
+
+    def require_side(self, pixels: int) -> None:
+        """Raises `InputError` for a picture's side that the VAE and the network cannot have."""
+        blocks = read_json(self.vae / "config.json").get("block_out_channels", [0])
+        scale = 1 << (len(blocks) - 1 if isinstance(blocks, list) else 0)
+        check_side(pixels, read_json(self.network / "config.json"), pixels_per_latent=scale)
 
 
 def examine(config: ModelConfig) -> Parts:
@@ -63,16 +74,30 @@ def _examine_base(adapters: AdapterFolder, config: ModelConfig) -> Parts:
 def _examine(config: ModelConfig) -> Parts:
     folder = _opened(config)
     family = _family(config, folder)
-    unet_folder = component_folder(config.unet, UNET.name, "model.unet") if config.unet else folder / UNET.name
-    vae_folder = component_folder(config.vae, VAE.name, "model.vae") if config.vae else folder / VAE.name
-    _check_fit(unet_folder, vae_folder, folder, family)
-    for part in (unet_folder, vae_folder):
-        weights_variant(part, UNET.weights)
-    scheduler_config = read_json(folder / SCHEDULER.name / "scheduler_config.json")
-    schedule, prediction = _schedule(scheduler_config, folder / SCHEDULER.name, asserted=config.prediction)
+    absent = _absent_towers(folder, family)
+    network, vae = (
+        _network(config, folder, family),
+        component_folder(config.vae, VAE.name, "model.vae") if config.vae else folder / VAE.name,
+    )
+    check_fit(network, vae, folder, family, absent=absent)
+    for part in (network, vae):
+        weights_variant(part, VAE.weights)
+    file = folder / SCHEDULER.name / "scheduler_config.json"
+    scheduler_config = read_json(file)
+    schedule, prediction = read_schedule(scheduler_config, file, family, asserted=config.prediction)
     zero_empty = bool(read_json(folder / INDEX).get("force_zeros_for_empty_prompt", family.zero_empty))
-    reading = _reading(config, folder, family)
-    return Parts(folder, family, unet_folder, vae_folder, scheduler_config, schedule, prediction, reading, zero_empty)
+    reading = _reading(config, folder, family, absent)
+    return Parts(folder, family, network, vae, scheduler_config, schedule, prediction, reading, zero_empty, absent)
+
+
+def _network(config: ModelConfig, folder: Path, family: Family) -> Path:
+    part = family.network.name
+    if config.network is None:
+        return folder / part
+    key, path = config.network
+    if key != part:
+        raise InputError(f"model.{key}={path!r}: the network of {family.title} is its {family.network.title}: give it as model.{part}")
+    return component_folder(path, part, f"model.{part}")
 
 
 def _opened(config: ModelConfig) -> Path:
@@ -102,11 +127,23 @@ def _family(config: ModelConfig, folder: Path) -> Family:
             f"model.path={config.path!r} is a pipeline of {known}, which is not supported yet; supported: {supported}. "
             f"A pipeline class of your own with the components of one of them loads with model.family={' or '.join(FAMILIES)}"
         )
-    replaced = {UNET: config.unet, VAE: config.vae}
+    replaced = {family.network: config.network, VAE: config.vae}
+    absent = _absent_towers(folder, family)
     for component in family.components:
-        if not replaced.get(component):
+        if not replaced.get(component) and component.name.replace("tokenizer", "text_encoder") not in absent:
             _check_component(folder, component, index.get(component.name), family)
     return family
+
+
+def _absent_towers(folder: Path, family: Family) -> frozenset[str]:
+    """Names of the text encoders that the folder has none of, where the family allows it. Raises `InputError` where it has none at all."""
+    if not family.optional_towers:
+        return frozenset()
+    index, names = read_json(folder / INDEX), [tower.name for tower in family.text_encoders]
+    absent = frozenset(name for name in names if index.get(name) in (None, [None, None]) or not (folder / name).is_dir())
+    if len(absent) == len(names):
+        raise InputError(f"{folder} has none of {', '.join(names)}: without a text encoder a prompt says nothing; copy one at least")
+    return absent
 
 
 def _check_component(folder: Path, component: Component, entry: object, family: Family) -> None:
@@ -121,49 +158,7 @@ def _check_component(folder: Path, component: Component, entry: object, family: 
         raise InputError(f"{folder / part} is a {found}; {family.title}'s {part} must be a {expected}")
 
 
-def _check_fit(unet_folder: Path, vae_folder: Path, folder: Path, family: Family) -> None:
-    """Compares the shapes that configurations promise, before gigabytes are read."""
-    unet, vae = (read_json(part / "config.json") for part in (unet_folder, vae_folder))
-    for part, config, component in ((unet_folder, unet, UNET), (vae_folder, vae, VAE)):
-        if config.get("_class_name", component.kind) != component.kind:
-            raise InputError(f"{part} is a {config['_class_name']}; a {component.kind} is expected (model.{component.name})")
-    if unet.get("addition_embed_type") != family.added:
-        owner = next((each.title for each in FAMILIES.values() if each.added == unet.get("addition_embed_type")), "another family")
-        raise InputError(
-            f"{unet_folder} is the UNet of {owner} (addition_embed_type={unet.get('addition_embed_type')!r}), "
-            f"but {folder} is a pipeline of {family.title}"
-        )
-    channels = vae.get("latent_channels", 4)
-    for key in ("in_channels", "out_channels"):
-        if unet.get(key, 4) != channels:
-            raise InputError(f"{unet_folder}: {key}={unet.get(key, 4)}, but the VAE in {vae_folder} makes latents of {channels} channels")
-    _check_width(unet, unet_folder, [folder / tower.name for tower in family.text_encoders])
-    if family.added:
-        _check_added(unet, unet_folder, folder / family.text_encoders[-1].name)
-
-
-def _check_width(unet: Mapping[str, object], unet_folder: Path, towers: list[Path]) -> None:
-    widths = [read_json(tower / "config.json").get("hidden_size") for tower in towers]
-    if unet.get("cross_attention_dim") != sum(width for width in widths if isinstance(width, int)):
-        made = " + ".join(map(str, widths))
-        raise InputError(
-            f"{unet_folder}: cross_attention_dim={unet.get('cross_attention_dim')}, but the text encoders in {', '.join(map(str, towers))} "
-            f"make embeddings of hidden_size={made}: the UNet belongs to another base model"
-        )
-
-
-def _check_added(unet: Mapping[str, object], unet_folder: Path, tower: Path) -> None:
-    """Six sizes and the pooled embedding: SDXL's refiner, with five, is another network."""
-    per_size, total = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
-    pooled = read_json(tower / "config.json").get("projection_dim")
-    if not (isinstance(per_size, int) and isinstance(pooled, int) and total == 6 * per_size + pooled):
-        raise InputError(
-            f"{unet_folder}: projection_class_embeddings_input_dim={total!r} is not 6 · addition_time_embed_dim={per_size!r} + "
-            f"projection_dim={pooled!r} of {tower}: the UNet belongs to another base model (SDXL's refiner is not supported)"
-        )
-
-
-def _reading(config: ModelConfig, folder: Path, family: Family) -> Reading:
+def _reading(config: ModelConfig, folder: Path, family: Family, absent: frozenset[str]) -> Reading:
     """What the configuration says, else what the model was trained with, else the pipeline's own."""
     kept = read_json(folder / READING) if (folder / READING).is_file() else {}
     chunks, skip = (
@@ -172,28 +167,14 @@ def _reading(config: ModelConfig, folder: Path, family: Family) -> Reading:
     )
     if not (isinstance(chunks, int) and isinstance(skip, int) and chunks >= 1 and skip >= 0):
         raise InputError(f"{folder / READING}: prompt_chunks={chunks!r} and clip_skip={skip!r} must be whole numbers from 1 and 0 up")
-    for tower in family.text_encoders:
+    if (chunks, skip) != (1, 0) and not family.clip_encoders:
+        raise InputError(
+            f"model.prompt_chunks={chunks} and model.clip_skip={skip} are for CLIP, and {family.title} reads T5: leave them out"
+        )
+    for tower in family.clip_encoders:
+        if tower.name in absent:
+            continue
         layers = read_json(folder / tower.name / "config.json").get("num_hidden_layers")
         if isinstance(layers, int) and skip + family.layer > layers:
             raise InputError(f"model.clip_skip={skip} leaves nothing of {folder / tower.name}, which has {layers} layers")
     return Reading(chunks, skip)
-
-
-def _schedule(config: Mapping[str, object], folder: Path, *, asserted: str | None) -> tuple[VPSchedule, Prediction]:
-    file = folder / "scheduler_config.json"
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise InputError(f"{file}: prediction_type={prediction!r} is not supported; expected epsilon or v_prediction")
-    if asserted not in (None, prediction):
-        raise InputError(
-            f"model.prediction={asserted!r}, but {file} says prediction_type={prediction!r}: use a recipe for such a model, "
-            "or mend that file if the network was trained otherwise (results are saved with it)"
-        )
-    try:
-        schedule = vp_from_config(config)
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from error
-    if prediction == "epsilon" and not bool(schedule.alphas_cumprod.all()):
-        cause = "rescale_betas_zero_snr" if config.get("rescale_betas_zero_snr") else "a beta of 1"
-        raise InputError(f"{file}: {cause} needs prediction_type v_prediction: at α_T = 0 an ε says nothing about x_0")
-    return schedule, prediction

@@ -48,7 +48,7 @@ class TextTower:
 
     def windows(self, prompts: Sequence[str], chunks: int) -> Tensor:
         """Token ids, `[B, chunks, tokens]`: each window starts and ends as a prompt of its own does."""
-        room = self._tokens - 2
+        room = self.length - 2
         words: list[list[int]] = self.tokenizer(
             list(prompts), add_special_tokens=False, truncation=True, max_length=chunks * room
         ).input_ids
@@ -57,12 +57,43 @@ class TextTower:
 
     def _window(self, words: list[int]) -> list[int]:
         first, last, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
-        return [first, *words, last, *[pad] * (self._tokens - 2 - len(words))]
+        return [first, *words, last, *[pad] * (self.length - 2 - len(words))]
 
     @property
-    def _tokens(self) -> int:
+    def length(self) -> int:
+        """How many tokens a window has."""
         # A tokenizer saved without a length says 10^30.
         return min(int(self.tokenizer.model_max_length), int(_inner(self.network).config.max_position_embeddings))
+
+
+@dataclass(frozen=True)
+class T5Tower:
+    """A T5 encoder and its tokenizer, which read `tokens` of a prompt; what is longer is cut off, what is shorter filled up."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    tokens: int
+
+    def read(self, prompts: Sequence[str], *, masked: bool = False) -> tuple[Tensor, Tensor]:
+        """Last hidden states, `[B, tokens, features]`, and the mask of the prompt's own tokens, fp32 `[B, tokens]`.
+
+        `masked`: whether the encoder itself passes over what fills a prompt up.
+        """
+        read = self.tokenizer(list(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt")
+        ids, mask = (read[name].to(self.network.device) for name in ("input_ids", "attention_mask"))
+        states: Tensor = self.network(ids, attention_mask=mask if masked else None)[0]
+        return states, mask.float()
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The place of a text encoder that a pipeline has none of: zeros of this shape."""
+
+    tokens: int
+    features: int
+
+
+Tower = TextTower | T5Tower | Absent
 
 
 def _inner(network: PreTrainedModel) -> Any:

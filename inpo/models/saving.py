@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from inpo.errors import InputError
-from inpo.models.families import UNET, VAE, Family
+from inpo.models.families import VAE, Family
 from inpo.models.folders import INDEX, PICKLES, READING, read_json
 from inpo.models.prompts import Reading
 
 _TEXTS = (".json", ".txt")
-_NETWORKS = {component.name: [component.library, component.kind] for component in (UNET, VAE)}
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -63,18 +62,19 @@ def _share(folder: Path, like: Path) -> None:
             file.chmod(like.stat().st_mode)
 
 
-def write_pipeline(folder: Path, source: Path, family: Family, *, unet: nn.Module, vae: nn.Module) -> None:
+def write_pipeline(folder: Path, source: Path, family: Family, *, network: nn.Module, vae: nn.Module) -> None:
     """The pipeline in `source` with these two networks. Its other components are copied with their keys as they are.
 
     Not saved anew: transformers 5 writes CLIP's weights under names that transformers 4 would take for missing.
     """
     index = read_json(source / INDEX)
+    networks = {component.name: [component.library, component.kind] for component in (family.network, VAE)}
     for name, entry in index.items():
-        if name not in _NETWORKS and isinstance(entry, list) and not (entry[0] and _copy_component(source / name, folder / name)):
+        if name not in networks and isinstance(entry, list) and not (entry[0] and _copy_component(source / name, folder / name)):
             index[name] = [None, None]
-    write_network(folder / UNET.name, unet)
+    write_network(folder / family.network.name, network)
     write_network(folder / VAE.name, vae)
-    index |= {"_class_name": family.pipeline, **_NETWORKS}
+    index |= {"_class_name": family.pipeline, **networks}
     if family.safety_checker and index.get("safety_checker") in (None, [None, None]):
         index["requires_safety_checker"] = False
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -121,7 +121,7 @@ def _copy_component(source: Path, folder: Path) -> bool:
 def _copy_weights(source: Path, file: Path) -> bool:
     """Copies a safetensors file, rewritten in fp32 if it held halves; whether it did.
 
-    A text encoder in fp16 beside a UNet in fp32 loads as it is stored and then fails at the first prompt.
+    A text encoder in fp16 beside a network in fp32 loads as it is stored and then fails at the first prompt.
     """
     from safetensors.torch import load_file, save_file
 

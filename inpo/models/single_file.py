@@ -74,6 +74,8 @@ def _shapes(file: Path) -> Mapping[str, Tensor]:
     if not any(name.startswith(_UNET_PREFIX) for name in tensors):
         known = "a LoRA" if any("lora" in name for name in tensors) else "no checkpoint of a whole Stable Diffusion 1.x, 2.x or XL model"
         raise InputError(f"model.path={str(file)!r} is {known}: it has no tensor {_UNET_PREFIX}…, but {next(iter(tensors), 'none at all')}")
+    if any(".joint_blocks." in name for name in tensors):
+        raise InputError(f"model.path={str(file)!r} is a single file of Stable Diffusion 3, which is not read: give a diffusers folder")
     return tensors
 
 
@@ -121,8 +123,8 @@ def _write(new: Path, tensors: Mapping[str, Tensor], settings: Path, file: Path)
 
     index = read_json(settings / INDEX)
     family = family_of(str(index.get("_class_name")))
-    if family is None:
-        raise InputError(f"model.config={str(settings)!r} is a pipeline of {index.get('_class_name')}, which is not supported")
+    if family is None or not family.checkpoint_prefixes:
+        raise InputError(f"model.config={str(settings)!r} is a pipeline of {index.get('_class_name')}, of which no single files are read")
     for component in family.components:
         (new / component.name).mkdir()
         for text in (settings / component.name).glob("*"):

@@ -13,6 +13,8 @@ ADAPTABLE = (nn.Linear, nn.Conv2d)
 PRESETS = ("attention", "all-linear", "conv")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention projections, as diffusers' own LoRA programs have them."""
+JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""The same where text and picture attend to each other in one layer, each by projections of its own (MMDiT, arXiv:2403.03206)."""
 
 
 def target_layers(network: nn.Module, targets: Sequence[str], attention: Sequence[str] = ATTENTION) -> list[str]:

@@ -21,14 +21,22 @@ FAMILIES = {
     "SDXL": ("tiny_sdxl_pipeline", "sdxl"),
     "SDXL-v-ztsnr": ("tiny_sdxl_v_pipeline", "sdxl"),
     "SD2-v-ztsnr": ("tiny_zero_snr_pipeline", "sd15"),
+    "SD3": ("tiny_sd3_pipeline", "sd3"),
+    "PixArt-Σ": ("tiny_pixart_pipeline", "pixart"),
 }
 TRAINED = {
     "full": ("optimizer.lr=0.001",),
     "lora": ("lora.rank=2", "output.format=lora", "optimizer.lr=0.01"),
     "dora": ("lora.rank=2", "lora.dora=true", "output.format=lora", "optimizer.lr=0.01"),
 }
+# Where diffusers' pipeline has no loader for LoRA, adapters are saved in the weights.
+MERGED = {f"merged{name}": (*TRAINED[kind], "output.format=pipeline") for name, kind in (("", "lora"), ("-dora", "dora"))}
 METHODS = {"inpo": "inpo", "diffusion-dpo": "dpo", "sft": "sft"}
-CASES = [*product(list(FAMILIES)[:4], TRAINED, METHODS), ("SD2-v-ztsnr", "full", "inpo")]
+CASES = [
+    *product(list(FAMILIES)[:4], TRAINED, METHODS), ("SD2-v-ztsnr", "full", "inpo"),
+    *(("SD3", trained, method) for trained, method in (("full", "inpo"), ("full", "diffusion-dpo"), ("lora", "inpo"), ("dora", "sft"))),
+    *(("PixArt-Σ", trained, method) for trained, method in (("full", "inpo"), ("merged", "diffusion-dpo"), ("merged-dora", "sft"))),
+]  # fmt: skip
 WITHOUT_US = """
 import json, sys, torch
 from diffusers import DiffusionPipeline
@@ -39,6 +47,8 @@ def picture(base, adapters=None):
         pipe.load_lora_weights(adapters)
     seed = torch.Generator().manual_seed(0)
     settings = dict(num_inference_steps=2, guidance_scale=3.0, height=16, width=16, generator=seed, output_type="pt")
+    if type(pipe).__name__.startswith("PixArt"):
+        settings |= dict(use_resolution_binning=False, clean_caption=False)
     return type(pipe).__name__, pipe("a red circle", **settings).images[0]
 for line in sys.stdin:
     asked = json.loads(line)
@@ -83,7 +93,8 @@ def test_train_resume_save_and_sample_elsewhere(
     fixture, recipe = FAMILIES[family]
     base, out = request.getfixturevalue(fixture), tmp_path / "run"
     settings = small(
-        base, pairs_file, method, "model.prediction=null", "train.pairs_per_step=2", "data.validation_fraction=0", *TRAINED[trained]
+        base, pairs_file, method, "model.prediction=null", "train.pairs_per_step=2", "data.validation_fraction=0",
+        *(TRAINED | MERGED)[trained],
     )
     for more in (("train.steps=2",), ("train.steps=3", "--resume", "latest")):
         done = run("train", f"{recipe}-{METHODS[method]}", *settings, *more, "--out", out)
@@ -92,7 +103,7 @@ def test_train_resume_save_and_sample_elsewhere(
     assert [line["step"] for line in lines] == [1, 2, 3]
     if method != "sft":
         assert lines[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
-    answer = elsewhere(base=base, result=out / "model", adapters=trained != "full")
+    answer = elsewhere(base=base, result=out / "model", adapters=trained in ("lora", "dora"))
     assert answer["pipeline"] == json.loads((base / "model_index.json").read_text())["_class_name"]
     assert answer["shape"] == [3, 16, 16]
     assert answer["finite"]

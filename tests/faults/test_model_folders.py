@@ -76,7 +76,7 @@ def test_configurations_that_are_missing_or_damaged(folder: Path, name: str, con
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "family"), [("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("FluxPipeline", "FLUX"), ("NewPipeline", "NewPipeline")]
+    ("pipeline", "family"), [("SanaPipeline", "Sana"), ("FluxPipeline", "FLUX"), ("NewPipeline", "NewPipeline")]
 )
 def test_unsupported_families_are_named_with_the_supported_ones(folder: Path, pipeline: str, family: str) -> None:
     """FLUX is FLUX and not a stack trace about a missing unet/."""
@@ -373,10 +373,10 @@ def test_a_failed_save_leaves_the_earlier_one(folder: Path, monkeypatch: pytest.
 def test_a_rename_that_fails_puts_the_earlier_save_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The earlier save is moved aside for an instant only, and comes back if its successor cannot take its place."""
     model, out, rename = load(ModelConfig(str(folder))), folder.parent / "out", Path.rename
-    model.save_unet(out)
+    model.save_network(out)
     monkeypatch.setattr(Path, "rename", lambda self, to: full_disk() if self.name == ".out.new" else rename(self, to))
     with pytest.raises(OSError, match="No space left"):
-        model.save_unet(out)
+        model.save_network(out)
     assert sorted(file.name for file in out.iterdir()) == ["config.json", WEIGHTS]
     assert sorted(item.name for item in folder.parent.iterdir()) == ["base", "out"]
 

@@ -40,7 +40,8 @@ def test_every_number_of_a_recipe_names_its_source(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith("world")])
 def test_a_recipe_says_which_family_its_numbers_are_for(name: str) -> None:
     """β, sizes and memory are one family's: a folder of another one is refused rather than trained with them."""
-    assert load_experiment(name, ["data.path=pairs.parquet"]).model.family == ("sdxl" if name.startswith("sdxl") else "sd")
+    families = {"sdxl": "sdxl", "sd3": "sd3", "pixart": "pixart-sigma"}
+    assert load_experiment(name, ["data.path=pairs.parquet"]).model.family == families.get(name.split("-")[0], "sd")
 
 
 def test_the_published_numbers_of_inpo_on_sd15() -> None:

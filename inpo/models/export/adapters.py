@@ -52,10 +52,10 @@ class Adapters:
         return any(layer.magnitude is not None for layer in self.layers.values())
 
 
-def read_adapters(folder: Path) -> Adapters:
-    """A folder of `inpo.models.lora.write_adapter`. Raises `InputError` where its file is damaged."""
+def read_adapters(folder: Path, *, part: str = "unet") -> Adapters:
+    """A folder of `inpo.models.lora.write_adapter` for a pipeline's `part`. Raises `InputError` where its file is damaged."""
     file = folder / ADAPTER_FILE
-    settings, tensors = adapter_settings(file), adapter_tensors(file)
+    settings, tensors = adapter_settings(file, part), adapter_tensors(file, part)
     scale = settings.strength / settings.rank
     return Adapters(settings.rank, {name: _layer(name, tensors, scale) for name in settings.target_names})
 
@@ -67,10 +67,11 @@ def _layer(name: str, tensors: Mapping[str, Tensor], scale: float) -> Layer:
     )
 
 
-def write_diffusers(file: Path, adapters: Adapters, dtype: torch.dtype, *, prefix: str) -> None:
-    """As `load_lora_weights` of diffusers reads it. `prefix`: what the pipeline calls the network."""
+def write_diffusers(file: Path, adapters: Adapters, dtype: torch.dtype, *, part: str) -> None:
+    """As `load_lora_weights` of diffusers reads it. `part`: what the pipeline calls the network."""
     from safetensors.torch import save_file
 
+    prefix = f"{part}."
     tensors: dict[str, Tensor] = {}
     for name, layer in adapters.layers.items():
         half = layer.to(dtype)

@@ -33,11 +33,11 @@ def write_checkpoint(file: Path, model: Model, dtype: Dtype) -> None:
 
 
 def _tensors(model: Model) -> dict[str, Tensor]:
-    out = {_UNET + name: tensor for name, tensor in unet_tensors(model.policy.unet.state_dict()).items()}
+    out = {_UNET + name: tensor for name, tensor in unet_tensors(model.policy.network.state_dict()).items()}
     out |= {_VAE + name: tensor for name, tensor in vae_tensors(model.encoder.vae.state_dict()).items()}
-    for tower, prefix in zip(model.encoder.towers, model.family.checkpoint_prefixes, strict=True):
-        weights = tower.network.state_dict()
-        if _is_open_clip(tower.network):
+    for network, prefix in zip(model.encoder.modules[1:], model.family.checkpoint_prefixes, strict=True):
+        weights = network.state_dict()
+        if _is_open_clip(network):
             out |= {f"{prefix}model.{name}": tensor for name, tensor in open_clip_tensors(weights).items()}
         else:
             out |= {f"{prefix}transformer.{name}": tensor for name, tensor in clip_tensors(weights).items()}

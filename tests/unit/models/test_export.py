@@ -185,7 +185,7 @@ def test_adapters_are_read_back_and_kept_in_halves(tmp_path: Path) -> None:
     write_adapter(tmp_path, network, lora)
     found = read_adapters(tmp_path)
     assert torch.equal(found.layers["linear"].up, torch.full((3, 2), 3.0))
-    write_diffusers(tmp_path / "half.safetensors", found, torch.float16, prefix="unet.")
+    write_diffusers(tmp_path / "half.safetensors", found, torch.float16, part="unet")
     half: dict[str, Tensor] = load_file(tmp_path / "half.safetensors")
     assert {name: each.dtype for name, each in half.items()} == {
         "unet.linear.lora_A.weight": torch.float16,

@@ -98,7 +98,7 @@ def test_another_unet_may_be_saved(model: Model, tmp_path: Path) -> None:
     """Averaged weights go into the pipeline without touching the policy."""
     averaged = model.policy.reference().unet
     change(model)
-    model.save_pipeline(tmp_path / "averaged", unet=averaged)
+    model.save_pipeline(tmp_path / "averaged", network=averaged)
     assert same_weights(load(ModelConfig(str(tmp_path / "averaged"))).policy.unet, averaged)
 
 
@@ -115,7 +115,7 @@ def test_checkpointed_policy_returns_bit_for_bit(model: Model, tiny_pipeline: Pa
 
 def test_saved_files_are_as_readable_as_any(model: Model, tmp_path: Path) -> None:
     """Weights are not for their owner alone, as safetensors would have it."""
-    model.save_unet(tmp_path / "unet")
+    model.save_network(tmp_path / "unet")
     assert (tmp_path / "unet" / WEIGHTS).stat().st_mode == (tmp_path / "unet" / "config.json").stat().st_mode
     assert same_weights(UNet2DConditionModel.from_pretrained(tmp_path / "unet"), model.policy.unet)
 
@@ -125,7 +125,7 @@ def test_unet_override(model: Model, tiny_pipeline: Path, tmp_path: Path, where:
     """A UNet of one's own comes from its folder, from a pipeline's, or from a run; the rest stays the base's."""
     change(model)
     if where == "unet folder":
-        model.save_unet(tmp_path / "x")
+        model.save_network(tmp_path / "x")
     else:
         model.save_pipeline(tmp_path / "x" / "model" if where == "run" else tmp_path / "x")
     if where == "run":

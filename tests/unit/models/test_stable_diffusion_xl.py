@@ -145,5 +145,5 @@ def test_saved_pipeline_loads_without_us(model: Model, tmp_path: Path) -> None:
 def test_sizes_are_counted_without_weights(tiny_sdxl_pipeline: Path, model: Model) -> None:
     """Both towers are in the plan's sum."""
     sizes = model_sizes(examine(ModelConfig(str(tiny_sdxl_pipeline))))
-    assert sizes.unet == sum(p.numel() for p in model.policy.parameters())
+    assert sizes.network == sum(p.numel() for p in model.policy.parameters())
     assert sizes.frozen == sum(p.numel() for module in model.encoder.modules for p in module.parameters())
