@@ -18,6 +18,7 @@ from inpo.config import Experiment, merged
 from inpo.errors import InputError
 from inpo.evaluation.scoring import spec_json
 from inpo.generation import GenerationConfig
+from inpo.methods import method
 from inpo.models.config import ModelConfig
 from inpo.models.parts import examine
 from inpo.plan import forwards_per_pair
@@ -258,7 +259,10 @@ def _times(key: str, value: object, own: object) -> object:
 def _unusual(experiment: Experiment) -> dict[str, object]:
     """Settings that are not the components' defaults: one that comes into being later, at its default, changes no identity."""
     name = experiment.method.name
-    usual = moving(Experiment.from_tree({"model": {"path": "-"}, "data": {"path": "-"}, "method": {"name": name}}))
+    # A method of soft labels is none without them, so the default that is compared with has some; they are left out again.
+    soft = {"score_columns": ["a", "b"]} if method(name).objective.needs.soft else {}
+    tree: dict[str, object] = {"model": {"path": "-"}, "data": {"path": "-", **soft}, "method": {"name": name}}
+    usual = {**moving(Experiment.from_tree(tree)), "data.score_columns": None}
     kept = {key: value for key, value in _plain(moving(experiment)).items() if key == "train.seed" or value != _plain(usual).get(key)}
     return {"method.name": name, **kept}
 

@@ -84,8 +84,16 @@ def test_packaged_comparisons_are_readable(name: str, quick: bool) -> None:
     for arm in plan.comparison.arms:
         assert all(trial.experiment for trial in plan.trials(arm))
         assert plan.table(arm, {})[0].forwards > 0
-    left_out = cast("dict[str, Any]", read_tree(str(PACKAGED / f"{name}.yaml"))["others"])["leave_out"]
+    left_out = cast("dict[str, Any]", read_tree(str(PACKAGED / f"{name}.yaml"))["others"]).get("leave_out", ())
     assert {arm.method for arm in plan.comparison.arms.values()} == set(METHODS) - set(left_out)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PACKAGED.glob("*.yaml") if path.stem != "world"))
+def test_packaged_experiments_are_readable(name: str) -> None:
+    """Every arm is an experiment that may run, and differs from all others in a setting or in its method."""
+    plan = Plan(load_comparison(name))
+    digests = [cell.digest for arm in plan.comparison.arms for cell in plan.table(arm, {})]
+    assert len(set(digests)) == len(digests)
 
 
 @pytest.mark.parametrize(
