@@ -17,7 +17,7 @@ import typer
 
 from inpo import cli_compare, cli_data, cli_export
 from inpo.cli_interruption import interrupted, interruptible, outside_training, pictures_kept
-from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation
+from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation, steering
 from inpo.errors import InputError, Interrupted, RunFault
 
 app = typer.Typer(
@@ -99,6 +99,9 @@ def generate(
     steps: Steps = 50,
     guidance: Guidance = 7.5,
     scheduler: Scheduler = "ddim",
+    controlnet: Annotated[str | None, typer.Option(help="A ControlNet that the pictures follow too: a folder or a hub id.")] = None,
+    control_image: Annotated[Path | None, typer.Option(help="What it reads: a picture, or a folder with one for each prompt.")] = None,
+    control_scale: Annotated[float | None, typer.Option(help="How much it counts; 1 unless set.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Make all pictures anew.")] = False,
 ) -> None:
     """Make pictures from prompts."""
@@ -106,7 +109,8 @@ def generate(
         from inpo.compose import generate_pictures
         from inpo.generation import count_faults
 
-        records = generate_pictures(model, prompts, out, generation(seed, samples, steps, guidance, scheduler), force=force)
+        config, control = generation(seed, samples, steps, guidance, scheduler), steering(controlnet, control_image, control_scale)
+        records = generate_pictures(model, prompts, out, config, control=control, force=force)
     faults = ", ".join(f"{count} {fault}" for fault, count in count_faults(records).items())
     print(f"{len(records)} pictures in {out}" + (f", of which {faults}: see images.jsonl" if faults else ""))
 

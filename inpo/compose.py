@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from inpo import aligned, world
 from inpo.console import bar, say
@@ -21,7 +21,8 @@ from inpo.models.config import Lora, ModelConfig
 from inpo.types import PairSource, Scorer
 
 if TYPE_CHECKING:
-    from inpo.generation import ImageRecord
+    from inpo.control import Control, ControlledModel
+    from inpo.generation import GenerativeModel, ImageRecord
     from inpo.models.model import Model
 
 WORLD = "world"
@@ -128,8 +129,21 @@ def check_generator(model: str, config: GenerationConfig, option: str) -> None:
         check_scheduler(parts.prediction, config)
 
 
-def generate_pictures(model: str, prompts: str, out: Path, config: GenerationConfig, *, force: bool = False) -> list[ImageRecord]:
-    """`inpo generate`: one picture per prompt and sample in `out`. Raises `InputError`."""
+def generate_pictures(
+    model: str, prompts: str, out: Path, config: GenerationConfig, *, control: Control | None = None, force: bool = False
+) -> list[ImageRecord]:
+    """`inpo generate`: one picture per prompt and sample in `out`; with `control` they follow pictures too. Raises `InputError`."""
     wanted = prompt_set(prompts)
+    files = control.files(len(wanted)) if control else ()
     check_generator(model, config, "--model")
-    return generate(load(model), wanted, out, config, force=force, progress=bar("pictures"))
+    loaded: GenerativeModel = load(model)
+    if control:
+        loaded = _controlled(cast("Model", loaded), control, files)
+    return generate(loaded, wanted, out, config, force=force, progress=bar("pictures"))
+
+
+def _controlled(model: Model, control: Control, files: tuple[Path, ...]) -> ControlledModel:
+    from inpo.control import OPTION, ControlledModel
+    from inpo.models.controlnet import load_controlnet
+
+    return ControlledModel(model, load_controlnet(control.network, model, OPTION), files, control.scale)

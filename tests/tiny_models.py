@@ -229,3 +229,18 @@ def tiny_pixart(tmp: Path, letter: str = "Sigma", *, told_sizes: bool = False, s
         )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def tiny_controlnet(pipeline: Path, folder: Path, *, seed: int = 0, **changes: object) -> Path:
+    """Saves a random ControlNet that goes beside a tiny pipeline's UNet; the layers that begin at zero are random too."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = dict(UNet2DConditionModel.load_config(pipeline / "unet")) | {"conditioning_embedding_out_channels": (4, 8), **changes}
+        network = ControlNetModel.from_config(config)
+        for weight in network.parameters():
+            if not weight.any():
+                torch.nn.init.normal_(weight, std=0.2)
+    network.save_pretrained(folder)
+    return folder

@@ -3,6 +3,7 @@
 from inpo.generation.folder import ImageRecord, count_faults, generate, read_records, write_png
 from inpo.generation.grid import SampleGrid
 from inpo.generation.sampling import (
+    Controlled,
     GenerationConfig,
     GenerativeModel,
     Shot,
@@ -15,6 +16,7 @@ from inpo.generation.sampling import (
 )
 
 __all__ = [
+    "Controlled",
     "GenerationConfig",
     "GenerativeModel",
     "ImageRecord",

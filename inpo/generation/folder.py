@@ -20,7 +20,17 @@ from torch import Tensor
 
 from inpo.errors import InputError
 from inpo.files import PARTIAL, replacing
-from inpo.generation.sampling import GenerationConfig, GenerativeModel, Shot, batches, check_scheduler, check_steps, generate_latents, shots
+from inpo.generation.sampling import (
+    Controlled,
+    GenerationConfig,
+    GenerativeModel,
+    Shot,
+    batches,
+    check_scheduler,
+    check_steps,
+    generate_latents,
+    shots,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +118,7 @@ def write_png(file: Path, image: NDArray[np.uint8] | Tensor) -> str:
 def _settings(model: GenerativeModel, config: GenerationConfig) -> dict[str, object]:
     """Everything but the prompts that decides what a picture looks like."""
     kept = {key: value for key, value in asdict(config).items() if key not in ("batch", "samples")}
-    return {"schema": 1, "model": model.fingerprint(), **kept}
+    return {"schema": 1, "model": model.fingerprint(), "control": model.control if isinstance(model, Controlled) else None, **kept}
 
 
 def _prepare(folder: Path, wanted: Sequence[Shot], settings: Mapping[str, object], *, force: bool) -> dict[str, ImageRecord]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,18 @@ class GenerativeModel(Protocol):
 
     def fingerprint(self) -> str:
         """Changes whenever the model's pictures may."""
+
+
+@runtime_checkable
+class Controlled(Protocol):
+    """A `GenerativeModel` whose pictures follow something beside the prompt, each shot its own."""
+
+    @property
+    def control(self) -> Mapping[str, object]:
+        """What that is, for generation.json: changes whenever the pictures may."""
+
+    def denoiser(self, batch: Sequence[Shot], resolution: int | None = None) -> Denoiser:
+        """The network that is sampled for these shots."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,9 @@ def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: Gene
     """x_0 of these pictures in one batch, `[B,C,H,W]` on the model's device."""
     x_T = initial_latents(model.latent_shape(config.resolution), [shot.seed for shot in batch]).to(model.device)
     condition = model.encoder.encode_prompts([shot.prompt for shot in batch])
-    with _evaluating(model.policy):
-        guided = Guided(model.policy, model.encoder.encode_prompts([""]), config.guidance)
+    policy = model.denoiser(batch, config.resolution) if isinstance(model, Controlled) else model.policy
+    with _evaluating(policy):
+        guided = Guided(policy, model.encoder.encode_prompts([""]), config.guidance)
         if config.scheduler == "ddim":
             return sample(guided, x_T, model.policy.schedule.sampling_nodes(config.steps, len(batch)), condition)
         scheduler = _diffusers_scheduler(model.scheduler_config, config, _diffusers_name(config.scheduler, guided.prediction))
