@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from inpo.comparing.cells import Cell, read_cells
+from inpo.comparing.cells import read_cells
 from inpo.comparing.make import make, taken
-from inpo.comparing.plan import Choice as Knobs
 from inpo.comparing.plan import Plan, Planned
 from inpo.comparing.spec import AGAIN, BASE, Comparison, load_comparison
+from inpo.comparing.state import State
+from inpo.comparing.tables import write_results
 from inpo.console import say
 from inpo.errors import InputError, nearest
 
@@ -37,54 +36,6 @@ class Choice:
         return cell.role != "table" or self.seeds is None or cell.seed in self.seeds
 
 
-@dataclass(frozen=True)
-class State:
-    """A comparison and the cells that are in its folder, those of other settings among them."""
-
-    plan: Plan
-    cells: dict[Path, Cell]
-
-    def find(self, planned: Planned) -> Cell | None:
-        """The cell, if it is there and whole."""
-        return next((cell for cell in self.cells.values() if cell.digest == planned.digest and planned.accepts(cell)), None)
-
-    def choice(self, name: str) -> Knobs | None:
-        """An arm's knobs: those of its best trial, or another arm's; {} where nothing is chosen, None while trials are missing."""
-        arm = self.plan.comparison.arms[name]
-        if arm.knobs_of is not None:
-            return self.choice(arm.knobs_of)
-        trials = self.plan.trials(name)
-        if not trials:
-            return {}
-        scores = self.trial_scores(trials)
-        return None if None in scores else trials[int(np.argmax([score for score in scores if score is not None]))].knobs
-
-    def trial_scores(self, trials: Sequence[Planned]) -> list[float | None]:
-        """Each trial's mean score over prompts and over the seeds of its knobs; None where a cell of them is missing."""
-        found: dict[int | None, list[float | None]] = {}
-        for trial in trials:
-            cell = self.find(trial)
-            point = cell.at(trial.keys[-1]) if cell else None
-            score = float(np.nanmean(point.by_prompt(trial.judge.scorers[0].name))) if point else None
-            found.setdefault(trial.trial, []).append(score)
-        means = {key: None if None in scores else float(np.mean([s for s in scores if s is not None])) for key, scores in found.items()}
-        return [means[trial.trial] for trial in trials]
-
-    def planned(self) -> Iterator[Planned]:
-        """Every cell whose knobs are known, in the order in which they should be made: seed by seed, so that a part of it is fair."""
-        yield from self.plan.base()
-        arms = list(self.plan.comparison.arms)
-        for name in arms:
-            yield from self.plan.trials(name)
-        tables = [self.plan.table(name, choice) for name in arms if (choice := self.choice(name)) is not None]
-        for i in range(max(map(len, tables), default=0)):
-            yield from (table[i] for table in tables if i < len(table))
-
-    def waiting(self) -> list[str]:
-        """Arms whose knobs are not chosen yet."""
-        return [name for name in self.plan.comparison.arms if self.choice(name) is None]
-
-
 def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool = False) -> State:
     """Makes what is missing of the comparison `source` (a packaged one's name or a file) in `out`/cells; then table and page.
 
@@ -101,6 +52,7 @@ def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool
         if not _make(cell, out):
             skipped.add(cell.digest)
         state = State(state.plan, read_cells(out, state.cells))
+    write_results(state, out)
     if skipped:
         say(f"left to the processes that are making them: {len(skipped)} cells; the same command completes the table when they are done")
     return state

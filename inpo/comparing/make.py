@@ -124,8 +124,12 @@ class Look:
         """One strip of pictures of the first seed, side by side; a later step's replaces it."""
         if self.planned.role == "knobs" or self.planned.seed != 0:
             return
-        places = torch.linspace(0, len(pictures) - 1, min(SHOWN, len(pictures))).round().long()
-        write_png(self.work / "grid.png", torch.cat(list(pictures[places]), dim=1).numpy())
+        write_png(self.work / "grid.png", torch.cat(list(pictures[shown_places(len(pictures))]), dim=1).numpy())
+
+
+def shown_places(count: int) -> list[int]:
+    """Which of so many pictures are kept."""
+    return torch.linspace(0, count - 1, min(SHOWN, count)).round().long().tolist()
 
 
 def _trained(experiment: Experiment, look: Look, work: Path) -> dict[str, object]:

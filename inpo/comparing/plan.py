@@ -134,6 +134,10 @@ class Plan:
         self._runs: dict[object, Planned] = {}
         self._experiments = {name: self._experiment(name, arm) for name, arm in comparison.arms.items()}
 
+    def experiment(self, name: str) -> Experiment:
+        """An arm's, before its knobs are chosen."""
+        return self._experiments[name]
+
     def base(self) -> list[Planned]:
         """The base, and the base again under other sampling seeds."""
         model = self._model

@@ -30,7 +30,7 @@ TREE: dict[str, object] = {
 }  # fmt: skip
 
 
-def write(path: Path, tree: dict[str, object] | None = None, **changes: object) -> str:
+def write(path: Path, **changes: object) -> str:
     """The file, with sections replaced."""
-    path.write_text(yaml.safe_dump({**(tree or TREE), **changes}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**TREE, **changes}, sort_keys=False), encoding="utf-8")
     return str(path)

@@ -6,12 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inpo.comparing import Choice, compare, make
 from inpo.comparing.cells import Cell, read_cell
-from inpo.comparing.job import State, listing, look_up
+from inpo.comparing.job import listing, look_up
+from inpo.comparing.state import State
 from inpo.errors import InputError
+from inpo.evaluation.compared import read_compared
+from inpo.evaluation.summary import read_summary
 from inpo.training.lock import Lock
 from tests.unit.comparing.small import TREE, write
 
@@ -32,6 +36,12 @@ def numbers(cell: Cell) -> object:
 
 def cells(folder: Path) -> dict[str, Cell]:
     return {path.name: read_cell(path) for path in sorted((folder / "cells").glob("*.json"))}
+
+
+def mean_score(runs: list[Cell]) -> float:
+    """By the oracle, at the end, sampled as the table is."""
+    points = [point for run in runs for point in run.points if point.key == (4, 2, 3.0)]
+    return float(np.mean([point.scores["world:oracle"] for point in points]))
 
 
 def test_a_whole_comparison(made: tuple[str, Path]) -> None:
@@ -186,3 +196,46 @@ def test_a_folder_of_something_else_is_refused(made: tuple[str, Path], tmp_path:
         compare(made[0], tmp_path / "notes.txt")
     with pytest.raises(InputError, match=r"--only='inpp' is no arm of this comparison \(did you mean 'inpo'\?\)"):
         compare(made[0], tmp_path / "out", Choice(only=("inpp",)))
+
+
+def test_the_tables_are_of_the_cells(made: tuple[str, Path]) -> None:
+    """summary.json as the contract has it, controls among its methods; every point in table.csv; a rival's gap added up by hand."""
+    _, out = made
+    summary = read_summary(out / "summary.json")
+    assert (summary.kind, summary.baseline) == ("compare", "base")
+    assert list(summary.methods) == ["inpo", "dpo", "shuffled", "base-again"]
+    inpo = summary.methods["inpo"]
+    assert (inpo.steps, inpo.seeds, inpo.n, inpo.beta) == (4, (0, 1), 4, 500.0)
+    assert inpo.second_scorer is not None
+    found = read_compared(out)
+    assert (found.left, found.base_picture is not None, len(found.shown)) == (0, True, 4)
+    oracle = {name: mean_score([cell for key, cell in cells(out).items() if key.startswith(f"{name}.seed")]) for name in ("inpo", "dpo")}
+    last = next(duel for duel in found.duels if duel.kind == "last")
+    assert (last.a, last.b, last.at, last.seeds) == ("inpo", "dpo", (4, 4), (2, 2))
+    assert last.difference.value == pytest.approx(oracle["inpo"] - oracle["dpo"])
+    assert inpo.mean_gain == pytest.approx(oracle["inpo"] - found.base_score)
+    equal = next(duel for duel in found.duels if duel.kind == "forwards")
+    assert equal.at == (64, 64)
+    assert [sum(trial.chosen for trial in arm.trials) for arm in found.arms] == [1, 1, 0, 0]
+    lines = (out / "table.csv").read_text().splitlines()
+    # Two steps and one more way of sampling for each of three arms, and the base again.
+    assert len(lines) == 1 + 3 * 3 + 1
+    assert "| inpo | 2 | 4 | " in (out / "table.md").read_text()
+
+
+def test_a_table_of_what_is_there(made: tuple[str, Path], tmp_path: Path) -> None:
+    """Without the base there is none; with one seed of one arm there is, and it says what is missing."""
+    file, whole = made
+    (tmp_path / "cells").mkdir()
+    for path in (whole / "cells").glob("*knobs-*.json"):
+        shutil.copy(path, tmp_path / "cells")
+    compare(file, tmp_path, Choice(table=True))
+    assert not (tmp_path / "table.md").exists()
+    for path in [*(whole / "cells").glob("base.*.json"), *(whole / "cells").glob("dpo.seed-1.*.json")]:
+        shutil.copy(path, tmp_path / "cells")
+    compare(file, tmp_path, Choice(table=True))
+    text = (tmp_path / "table.md").read_text()
+    assert "Incomplete: 5 cells are missing." in text
+    assert "| dpo | 1 of 2 | 4 |" in text
+    assert "| inpo | 0 of 2 |" in text
+    assert list(read_summary(tmp_path / "summary.json").methods) == ["dpo"]

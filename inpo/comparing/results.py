@@ -1,0 +1,144 @@
+"""From cells to results: every arm against the base, arms against one another, at equal steps and at equal UNet forwards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inpo.comparing.cells import Cell
+from inpo.comparing.make import PICTURES, shown_places
+from inpo.comparing.plan import Plan, Planned
+from inpo.comparing.runs import Runs, estimate
+from inpo.comparing.spec import AGAIN
+from inpo.comparing.state import State
+from inpo.evaluation.compared import ArmResult, Compared, Duel, Trial
+from inpo.evaluation.crossed import crossed_difference
+from inpo.training.snapshot import flat
+
+AGAIN_NOTE = "the base against itself under other seeds: its interval should contain 0, and its win rate ½"
+
+
+def results(state: State, out: Path) -> Compared | None:
+    """All of it, of the cells that are there; None where the base is not."""
+    plan, judging, knobs = state.plan, state.plan.comparison.evaluation, state.plan.comparison.knobs
+    base = state.find(plan.base()[0])
+    if base is None:
+        return None
+    cells = {name: _cells(state, name) for name in [AGAIN, *plan.comparison.arms]}
+    main, scorers = (judging.sampler_steps, judging.guidance), judging.scorers
+    second = scorers[1] if len(scorers) > 1 else None
+    runs = {name: Runs(name, found, base, scorers[0], second, main) for name, found in cells.items() if found}
+    rivals = [found for name, found in runs.items() if name != AGAIN and not plan.comparison.arms[name].control]
+    arms = [_arm(state, name, runs.get(name), out) for name in plan.comparison.arms]
+    return Compared(
+        title=plan.comparison.title, note=plan.comparison.note, quick=plan.comparison.quick, scorer=scorers[0], second=second,
+        prompts=len(base.prompts), prompt_set=judging.prompts, trial_prompts=knobs.prompts if knobs else None, sampling=main,
+        pairs_per_step=plan.experiment(next(iter(plan.comparison.arms))).train.pairs_per_step,
+        arms=[*arms, *([_again(runs[AGAIN])] if AGAIN in runs else [])], duels=[*_duels(rivals), *_by_step(rivals)],
+        left=sum(state.find(cell) is None for cell in state.planned()) + len(state.waiting()),
+        versions=sorted({_version(cell) for found in [(base,), *cells.values()] for cell in found}),
+        shown=[base.prompts[place // judging.samples] for place in shown_places(len(base.prompts) * judging.samples)],
+        base_score=float(np.nanmean(base.points[0].by_prompt(scorers[0]))), base_picture=_picture(plan.base()[0], out),
+    )  # fmt: skip
+
+
+def _cells(state: State, name: str) -> tuple[Cell, ...]:
+    planned = state.plan.base()[1:] if name == AGAIN else _table(state, name)
+    return tuple(cell for each in planned if (cell := state.find(each)) is not None)
+
+
+def _table(state: State, name: str) -> list[Planned]:
+    choice = state.choice(name)
+    return [] if choice is None else state.plan.table(name, choice)
+
+
+def _arm(state: State, name: str, runs: Runs | None, out: Path) -> ArmResult:
+    arm, experiment = state.plan.comparison.arms[name], state.plan.experiment(name)
+    planned = _table(state, name)
+    there = [each for each in planned if state.find(each) is not None]
+    choice = state.choice(name)
+    return ArmResult(
+        name=name, title=experiment.method.title, paper=experiment.method.paper, note=arm.note, control=arm.control,
+        seeds=[each.seed for each in there], wanted=arm.seeds or 1, knobs=None if choice is None else dict(choice), knobs_of=arm.knobs_of,
+        trials=_trials(state, name), steps=experiment.train.steps, schedule=experiment.optimizer.schedule,
+        settings=_settings(planned[0] if planned else None, state.plan, name),
+        moments=[runs.moment(step) for step in runs.steps] if runs else [], samplings=list(runs.samplings()) if runs else [],
+        parts=runs.parts() if runs else {}, training=_training(runs.cells) if runs else {},
+        picture=next((found for each in there if (found := _picture(each, out))), None),
+    )  # fmt: skip
+
+
+def _again(runs: Runs) -> ArmResult:
+    """The control: the base under other sampling seeds, as if they were training seeds."""
+    return ArmResult(
+        name=AGAIN, title="The base again", paper="", note=AGAIN_NOTE, control=True, seeds=[cell.seed for cell in runs.cells],
+        wanted=len(runs.cells), knobs={}, knobs_of=None, trials=[], steps=0, schedule="", settings={}, moments=[runs.moment(0)],
+        parts=runs.parts(),
+    )  # fmt: skip
+
+
+def _settings(planned: Planned | None, plan: Plan, name: str) -> dict[str, object]:
+    """What a reader wants to know of an arm: its method's numbers, its rate, and what its own section sets."""
+    experiment = planned.experiment if planned and planned.experiment else plan.experiment(name)
+    rows = flat(experiment.to_tree())
+    own = set(flat(plan.comparison.arms[name].settings))
+    shown = [key for key in rows if key.startswith("method.") and key != "method.name"]
+    return {key: _plain(rows[key]) for key in dict.fromkeys([*shown, "optimizer.lr", "train.steps", *sorted(own & set(rows))])}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _trials(state: State, name: str) -> list[Trial]:
+    planned = state.plan.trials(name)
+    choice, scores = state.choice(name), state.trial_scores(planned)
+    rows = {trial.trial: Trial(dict(trial.knobs), score, trial.knobs == choice) for trial, score in zip(planned, scores, strict=True)}
+    return list(rows.values())
+
+
+def _training(cells: Sequence[Cell]) -> dict[str, float]:
+    """Numbers of the runs' own record, averaged: cost, speed, drift, and margins and accuracy at the end."""
+    flats = [flat(cell.training) for cell in cells]
+    keys = [key for key, value in flats[0].items() if _is_number(value) and all(_is_number(each.get(key)) for each in flats)]
+    return {key: float(np.mean([float(str(each[key])) for each in flats])) for key in keys}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _duels(rivals: Sequence[Runs]) -> Iterator[Duel]:
+    """Every arm against every other: where their runs end, and after as many UNet image-forwards as the cheaper one took in all."""
+    for a, b in itertools.combinations(rivals, 2):
+        last = [(runs.steps[-1], *runs.main) for runs in (a, b)]
+        ends = crossed_difference(a.table(last[0]), b.table(last[1]))
+        counts = (len(a.cells), len(b.cells))
+        yield Duel("last", a.arm, b.arm, (last[0][0], last[1][0]), estimate(ends), counts)
+        spent = min(runs.forwards(runs.steps[-1]) for runs in (a, b))
+        equal = crossed_difference(a.at_forwards(spent), b.at_forwards(spent))
+        yield Duel("forwards", a.arm, b.arm, (spent, spent), estimate(equal), counts)
+
+
+def _by_step(rivals: Sequence[Runs]) -> Iterator[Duel]:
+    """The first arm against every other at each step that both have."""
+    for a, b in [(rivals[0], other) for other in rivals[1:]]:
+        for step in sorted(set(a.steps) & set(b.steps)):
+            found = crossed_difference(a.table((step, *a.main)), b.table((step, *b.main)))
+            yield Duel("steps", a.arm, b.arm, (step, step), estimate(found), (len(a.cells), len(b.cells)))
+
+
+def _picture(planned: Planned, out: Path) -> str | None:
+    path = out / PICTURES / f"{planned.stem}.png"
+    return path.name if path.is_file() else None
+
+
+def _version(cell: Cell) -> str:
+    packages = cell.versions.get("packages")
+    known = packages if isinstance(packages, dict) else {}
+    commit, gpus = str(cell.versions.get("git_commit"))[:9], cell.versions.get("gpus")
+    place = ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else "CPU"
+    return f"inpo {known.get('inpo')} ({commit}), torch {known.get('torch')}, diffusers {known.get('diffusers')}, on {place}"

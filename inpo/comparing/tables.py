@@ -1,0 +1,156 @@
+"""What a comparison leaves beside its cells: comparison.json, summary.json, table.md, table.csv, report.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from inpo.comparing.results import results
+from inpo.comparing.spec import BASE
+from inpo.comparing.state import State
+from inpo.console import say
+from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, write_compared
+from inpo.evaluation.summary import SUMMARY, MethodSummary, Part, SecondScorer, write_summary
+from inpo.files import replacing
+from inpo.report import build_report
+from inpo.training.environment import write_environment
+
+TABLE, CSV = "table.md", "table.csv"
+COLUMNS = (
+    "arm", "control", "seeds", "step", "last", "sampler_steps", "guidance", "forwards", "gain", "gain_low", "gain_high", "win_rate", "low",
+    "high", "second_gain", "second_low", "second_high",
+)  # fmt: skip
+
+
+def write_results(state: State, out: Path) -> Compared | None:
+    """Everything that can be said of the cells that are there; nothing, and None, while the base's is missing."""
+    found = results(state, out)
+    if found is None:
+        say(f"no table yet: the cell of the {BASE} is missing (--only {BASE} makes it)")
+        return None
+    write_environment(out)
+    write_compared(out, found)
+    summary = {arm.name: summary_of(arm, found) for arm in found.arms if arm.moments}
+    write_summary(out / SUMMARY, kind="compare", baseline=BASE, methods=summary)
+    for name, text in ((TABLE, "\n".join(table(found)) + "\n"), (CSV, _csv(found))):
+        with replacing(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    build_report(out)
+    return found
+
+
+def summary_of(arm: ArmResult, found: Compared) -> MethodSummary:
+    """An arm's entry in summary.json: the end of its runs against the base."""
+    last, knobs = arm.moments[-1], arm.settings
+    second = None
+    if found.second is not None and last.second_win_rate is not None:
+        second = SecondScorer(found.second, last.second_win_rate.value, last.second_win_rate.low, last.second_win_rate.high)
+    return MethodSummary(
+        steps=last.step or None, beta=_number(knobs.get("method.objective.beta")), lr=_number(knobs.get("optimizer.lr")),
+        seeds=tuple(arm.seeds), pairs_per_second=arm.training.get("pairs_per_second"),
+        unet_forwards_per_pair=arm.training.get("unet_forwards_per_pair"), seconds=arm.training.get("seconds"),
+        scorer=found.scorer, win_rate=last.win_rate.value, low=last.win_rate.low, high=last.win_rate.high, n=found.prompts,
+        mean_gain=last.gain.value, gain_low=last.gain.low, gain_high=last.gain.high, second_scorer=second,
+        parts={name: Part(part.value, part.low, part.high, found.prompts) for name, part in arm.parts.items()},
+    )  # fmt: skip
+
+
+def table(found: Compared) -> Iterator[str]:
+    """The results as Markdown: arms at the end of their runs, the first arm's differences, and every point."""
+    steps, guidance = found.sampling
+    yield f"# {found.title}\n"
+    if found.note:
+        yield f"{found.note}\n"
+    if found.left:
+        yield f"Incomplete: {found.left} cells are missing.\n"
+    yield (
+        f"Judged by {found.scorer} on {found.prompts} prompts ({found.prompt_set}), {steps} sampler steps, guidance {guidance:g}. Gains "
+        "are differences in mean score to the base under the same noise; intervals of 95 % are over prompts and training seeds.\n"
+    )
+    yield from _rows(found)
+    first = next((arm for arm in found.arms if not arm.control and arm.moments), None)
+    if first is not None:
+        yield f"\n## {first.name} less each other arm, mean score, paired by prompt\n"
+        yield from _differences(first, found)
+
+
+def _rows(found: Compared) -> Iterator[str]:
+    second = f"{found.second}, win rate" if found.second else "second scorer"
+    yield f"| arm | seeds | steps | UNet image-forwards | mean gain | win rate | {second} | drift of weights |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for arm in sorted(found.arms, key=lambda arm: (arm.control, -(arm.last.gain.value if arm.last else -1.0))):
+        last = arm.last
+        if last is None:
+            yield f"| {arm.name} | 0 of {arm.wanted} | {arm.steps} | | | | | |"
+            continue
+        seeds = f"{len(arm.seeds)}" + (f" of {arm.wanted}" if len(arm.seeds) < arm.wanted else "")
+        drift = f"{arm.training['drift']:.2e}" if "drift" in arm.training else ""
+        name = f"{arm.name} (control)" if arm.control else arm.name
+        cells = (signed(last.gain), rate(last.win_rate), rate(last.second_win_rate), drift)
+        yield f"| {name} | {seeds} | {last.step} | {last.forwards:,.0f} | {' | '.join(cells)} |"
+
+
+def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
+    steps = sorted({int(duel.at[0]) for duel in found.duels if duel.kind == "steps"})
+    yield f"| against | {' | '.join(f'step {step}' for step in steps)} | at the ends | at equal UNet image-forwards |"
+    yield "|---" * (len(steps) + 3) + "|"
+    for other in [arm for arm in found.arms if not arm.control and arm.moments and arm is not first]:
+        duels = [duel for duel in found.duels if (duel.a, duel.b) == (first.name, other.name)]
+        by_step = {int(duel.at[0]): duel for duel in duels if duel.kind == "steps"}
+        ends = [_said(duel) for kind in ("last", "forwards") for duel in duels if duel.kind == kind]
+        cells = [signed(by_step[step].difference) if step in by_step else "" for step in steps]
+        yield f"| {other.name} | {' | '.join([*cells, *ends])} |"
+
+
+def _said(duel: Duel) -> str:
+    """With where the two stand, if that differs or is a count of forwards."""
+    at = f" ({duel.at[0]:,.0f})" if duel.kind == "forwards" else ""
+    return signed(duel.difference) + (f" ({duel.at[0]:g} and {duel.at[1]:g} steps)" if duel.at[0] != duel.at[1] else at)
+
+
+def signed(found: Estimate) -> str:
+    """A gain with its interval, in bold where that excludes 0."""
+    text = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    return f"**{text}**" if found.low > 0 or found.high < 0 else text
+
+
+def rate(found: Estimate | None) -> str:
+    """A win rate with its interval, nothing where there is none."""
+    return "" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _csv(found: Compared) -> str:
+    """Every point of every arm, a line each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_points(found))
+    return text.getvalue()
+
+
+def _points(found: Compared) -> Iterator[dict[str, object]]:
+    for arm in found.arms:
+        shared = {"arm": arm.name, "control": arm.control, "seeds": len(arm.seeds)}
+        for moment in arm.moments:
+            second = {} if moment.second_gain is None else _named(moment.second_gain, "second_gain", "second_low", "second_high")
+            yield {
+                **shared, "step": moment.step, "last": moment is arm.last, "forwards": moment.forwards,
+                "sampler_steps": found.sampling[0], "guidance": found.sampling[1], **_named(moment.gain, "gain", "gain_low", "gain_high"),
+                **_named(moment.win_rate, "win_rate", "low", "high"), **second,
+            }  # fmt: skip
+        for one in arm.samplings:
+            if (one.sampler_steps, one.guidance) != found.sampling:
+                yield {
+                    **shared, "step": one.step, "last": True, "sampler_steps": one.sampler_steps, "guidance": one.guidance,
+                    **_named(one.gain, "gain", "gain_low", "gain_high"), **_named(one.win_rate, "win_rate", "low", "high"),
+                }  # fmt: skip
+
+
+def _named(found: Estimate, value: str, low: str, high: str) -> dict[str, object]:
+    return {value: round(found.value, 6), low: round(found.low, 6), high: round(found.high, 6)}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

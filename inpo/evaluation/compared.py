@@ -1,0 +1,163 @@
+"""comparison.json: everything that a comparison's table and page say, computed once. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from inpo.errors import InputError
+from inpo.files import replacing
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+COMPARISON = Path("comparison.json")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """An arm's runs at one training step, against the base under the same noise. `forwards`: UNet image-forwards of training by then.
+
+    `gain`: in mean score, `runs` by seed; `second_gain`: by the second scorer.
+    """
+
+    step: int
+    forwards: float
+    gain: Estimate
+    win_rate: Estimate
+    runs: list[float]
+    second_gain: Estimate | None = None
+    second_win_rate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """An arm's runs under one way of sampling: mean score, and the gain over the base that is sampled so too."""
+
+    step: int
+    sampler_steps: int
+    guidance: float
+    score: float
+    gain: Estimate
+    win_rate: Estimate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of knobs that was tried on the trials' prompts. `score`: the mean, None while a cell is missing."""
+
+    knobs: dict[str, object]
+    score: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One row. `seeds` are there of `wanted`; `moments` by step, the last one is the result; `parts`: gains of the deciding scorer's.
+
+    `settings`: what of it differs from other arms, `training`: facts averaged over the runs, `picture`: a strip of the first seed.
+    """
+
+    name: str
+    title: str
+    paper: str
+    note: str
+    control: bool
+    seeds: list[int]
+    wanted: int
+    knobs: dict[str, object] | None
+    knobs_of: str | None
+    trials: list[Trial]
+    steps: int
+    schedule: str
+    settings: dict[str, object]
+    moments: list[Moment] = field(default_factory=list)
+    samplings: list[Sampled] = field(default_factory=list)
+    parts: dict[str, Estimate] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
+    picture: str | None = None
+
+    @property
+    def last(self) -> Moment | None:
+        """At the end of its runs; None where there is none yet."""
+        return self.moments[-1] if self.moments else None
+
+
+@dataclass(frozen=True)
+class Duel:
+    """`a` less `b` in mean score, paired by prompt: "last" of both their runs' ends, "forwards" at equal UNet image-forwards.
+
+    "steps": at equal steps. `at`: the step or the forwards of `a`, and of `b`.
+    """
+
+    kind: Literal["last", "steps", "forwards"]
+    a: str
+    b: str
+    at: tuple[float, float]
+    difference: Estimate
+    seeds: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The file. `sampling`: (sampler steps, guidance) of all but `samplings`; `shown`: prompts of the pictures; `left`: missing cells."""
+
+    title: str
+    note: str
+    quick: bool
+    scorer: str
+    second: str | None
+    prompts: int
+    prompt_set: str
+    trial_prompts: str | None
+    sampling: tuple[int, float]
+    pairs_per_step: int
+    arms: list[ArmResult]
+    duels: list[Duel]
+    left: int
+    versions: list[str]
+    shown: list[str]
+    base_score: float
+    base_picture: str | None = None
+    schema: Literal[1] = 1
+
+
+def write_compared(folder: Path, found: Compared) -> None:
+    """Replaces `folder`/comparison.json in one move."""
+    with replacing(folder / COMPARISON) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_compared(folder: Path) -> Compared:
+    """Raises `InputError` where it is absent or not as documented here."""
+    from pydantic import ValidationError
+
+    path = folder / COMPARISON
+    try:
+        return _adapter().validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"{path}: is no comparison's result ({reason}); make it again with inpo compare … --table") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Compared]:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    for kind in (Estimate, Moment, Sampled, Trial, ArmResult, Duel, Compared):
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(kind)
+    return TypeAdapter(Compared)

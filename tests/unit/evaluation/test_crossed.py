@@ -1,0 +1,101 @@
+"""Intervals over prompts and training seeds: they cover what they claim to, and count each source of chance once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from inpo.errors import InputError
+from inpo.evaluation.crossed import Array, crossed_difference, crossed_mean, student_t
+from inpo.evaluation.winrate import paired_difference
+
+
+def table(rng: np.random.Generator, shape: tuple[int, int], *, seeds: float, both: float, by_prompt: Array) -> Array:
+    """Scores `[seeds, prompts]` around 0 with known deviations of seeds, of prompts (given), and of what is left."""
+    rows: Array = seeds * rng.normal(size=(shape[0], 1)) + by_prompt + both * rng.normal(size=shape)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("shape", "seeds", "prompts", "both"),
+    [
+        ((8, 216), 0.04, 0.3, 0.3),  # both sources about as large
+        ((3, 216), 0.10, 0.1, 0.1),  # three seeds, and seeds are what matters
+        ((8, 216), 0.00, 0.3, 0.3),  # prompts alone
+        ((8, 60), 0.10, 0.0, 0.1),  # seeds alone
+    ],
+)
+def test_a_mean_is_covered_as_often_as_claimed(shape: tuple[int, int], seeds: float, prompts: float, both: float) -> None:
+    """Of 400 intervals for a mean that is 0, about 95 % hold it: 4 standard errors of that count are 0.044."""
+    rng, held = np.random.default_rng(3), 0
+    for i in range(400):
+        by_prompt = prompts * rng.normal(size=(1, shape[1]))
+        found = crossed_mean(table(rng, shape, seeds=seeds, both=both, by_prompt=by_prompt), resamples=500, seed=i % 4)
+        held += found.low <= 0 <= found.high
+    assert 0.906 <= held / 400 <= 0.994
+
+
+def test_a_difference_of_eight_and_three_seeds_is_covered() -> None:
+    """Prompts are shared, seeds are not: the prompts' own level (deviation 3) must not widen the interval, the seeds' must."""
+    rng, held, widths = np.random.default_rng(4), 0, []
+    for i in range(400):
+        level = 3.0 * rng.normal(size=(1, 100))
+        ours = table(rng, (8, 100), seeds=0.05, both=0.2, by_prompt=level + 0.1 * rng.normal(size=(1, 100)))
+        theirs = table(rng, (3, 100), seeds=0.05, both=0.2, by_prompt=level)
+        found = crossed_difference(ours, theirs, resamples=500, seed=i % 4)
+        held += found.low <= 0 <= found.high
+        widths.append(found.high - found.low)
+    assert 0.906 <= held / 400 <= 0.994
+    # σ² = 0.0025/8 + 0.0025/3 + 0.01/100 + 0.04/800 + 0.04/300: twice 1.96 of its root is 0.148, and few degrees of freedom widen it.
+    assert 0.148 < np.mean(widths) < 1.8 * 0.148
+
+
+def test_chance_that_is_seeds_and_prompts_both_is_counted_once() -> None:
+    """Independent noise of deviation 1 in an 8 × 200 table: half-width near 1.96/√1600 = 0.049, and not √2 times it, 0.069."""
+    rng = np.random.default_rng(5)
+    halves = [(found.high - found.low) / 2 for found in (crossed_mean(rng.normal(size=(8, 200)), resamples=2000) for _ in range(40))]
+    assert 0.047 < np.mean(halves) < 0.063
+
+
+def test_one_seed_leaves_prompts_alone() -> None:
+    """The interval is that of the prompt bootstrap, a little wider as Student's is; a constant score has no width at all."""
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(size=(2, 300))
+    crossed, prompts = crossed_difference(a[None], b[None]), paired_difference(a, b)
+    assert crossed.value == pytest.approx(prompts.gain)
+    assert (crossed.high - crossed.low) == pytest.approx(prompts.high - prompts.low, rel=0.05)
+    assert crossed.seeds == (1, 1)
+    same = crossed_mean(np.full((3, 5), 0.25))
+    assert (same.value, same.low, same.high) == (0.25, 0.25, 0.25)
+
+
+def test_the_value_is_the_difference_of_means_and_sides_may_be_swapped() -> None:
+    a, b = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.0, 1.0]])
+    found, other = crossed_difference(a, b), crossed_difference(b, a)
+    assert (found.value, other.value) == (2.0, -2.0)
+    assert found.high == pytest.approx(-other.low, rel=0.1)
+    assert (found.prompts, found.seeds) == (2, (2, 1))
+    assert found.clear is (found.low > 0)
+
+
+def test_a_prompt_without_a_score_in_some_run_is_left_out() -> None:
+    a = np.array([[1.0, math.nan, 3.0], [1.0, 9.0, 3.0]])
+    found = crossed_difference(a, np.zeros((1, 3)))
+    assert (found.value, found.prompts) == (2.0, 2)
+
+
+@pytest.mark.parametrize(("freedom", "expected"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (7, 2.365), (30, 2.042), (120, 1.980)])
+def test_students_t(freedom: int, expected: float) -> None:
+    """Abramowitz & Stegun, table 26.10, 95 %."""
+    assert student_t(freedom) == pytest.approx(expected, abs=6e-4)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="of the same prompts; found 2 and 3"):
+        crossed_difference(np.zeros((1, 2)), np.zeros((1, 3)))
+    with pytest.raises(InputError, match=r"\[seeds, prompts\], at least one each; found shape \(3,\)"):
+        crossed_mean(np.zeros(3))
+    with pytest.raises(InputError, match="no prompt has a finite score in every run"):
+        crossed_mean(np.array([[math.nan, 1.0], [1.0, math.nan]]))
