@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from inpo import demo, methods, report
     from inpo.alignment import train
+    from inpo.comparing import compare
     from inpo.comparison import Comparison, evaluate
     from inpo.compose import load, open_pairs
     from inpo.config import Experiment
@@ -36,6 +37,7 @@ _MODULES = ("demo", "methods", "report")
 _NAMES = {
     "Comparison": "inpo.comparison",
     "evaluate": "inpo.comparison",
+    "compare": "inpo.comparing",
     "load": "inpo.compose",
     "open_pairs": "inpo.compose",
     "train": "inpo.alignment",
@@ -70,6 +72,7 @@ __all__ = [
     "Lora",
     "OnPolicy",
     "Schedule",
+    "compare",
     "demo",
     "evaluate",
     "export",

@@ -41,6 +41,17 @@ def compare(
             run(source, out, choice, quick=quick)
         except Interrupted as stop:
             raise interrupted(str(stop), stop.signal, f"go on with: {again}") from None
+        _show(out)
+
+
+def _show(out: Out) -> None:
+    """The table, and where the rest is; nothing where there is no table yet."""
+    from inpo.console import print_summary
+    from inpo.evaluation.summary import SUMMARY, read_summary
+
+    if (out / SUMMARY).is_file():
+        print_summary(read_summary(out / SUMMARY))
+        print(f"differences between methods: {out / 'table.md'}\nreport: {out / 'report.html'}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

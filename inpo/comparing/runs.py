@@ -60,10 +60,8 @@ class Runs:
 
     def base_row(self, key: Key, scorer: str | None = None) -> Array:
         """The base's scores `[prompts]` under the way of sampling of that point."""
-        point = self.base.at((0, *key[1:]))
-        if point is None:
-            raise KeyError(key)
-        return point.by_prompt(scorer or self.scorer)
+        by_sampling = {point.key[1:]: point for point in self.base.points}
+        return by_sampling[key[1:]].by_prompt(scorer or self.scorer)
 
     def gain(self, key: Key, scorer: str | None = None) -> Crossed:
         """Against the base: mean difference in score."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo.errors import InputError
+from inpo.evaluation.compared import COMPARISON
 from inpo.evaluation.summary import to_json
 from inpo.files import replacing
 from inpo.report import wording
@@ -54,10 +55,15 @@ def build_report(run: Path) -> Path:
 
     Pieces that are missing or broken are named in the page. Raises `InputError` where there is no such folder, or nothing of a run in it.
     """
-    found = read_run(Path(run).resolve())
-    if not found.is_a_run:
-        raise InputError(f"report: {run} holds neither a training run nor an evaluation; give a folder that was their --out")
-    html = render(found)
+    if (Path(run) / COMPARISON).is_file():
+        from inpo.report.compare import render_comparison
+
+        html = render_comparison(Path(run).resolve(), environment())
+    else:
+        found = read_run(Path(run).resolve())
+        if not found.is_a_run:
+            raise InputError(f"report: {run} holds neither a training run nor an evaluation; give a folder that was their --out")
+        html = render(found)
     path = Path(run) / REPORT
     with replacing(path) as partial:
         partial.write_text(html, encoding="utf-8")
@@ -66,13 +72,9 @@ def build_report(run: Path) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page as text. The same files give the same bytes."""
-    from markupsafe import Markup
-
-    environment = _environment()
-    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
     album, found = Album(), results(run)
     colours = method_colours(run)
-    return environment.get_template("page.html.jinja").render(
+    return environment().get_template("page.html.jinja").render(
         run=run,
         found=found,
         gallery=gallery(run, found, album),
@@ -90,12 +92,11 @@ def render(run: RunFolder) -> str:
         rejected=_rejected(run.trainings),
         costs=_costs(run),
         digits=wording.gain_digits(_gains(run)),
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates, filters and the page's style. Raises for a name that a template misspells."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -103,7 +104,8 @@ def _environment() -> Environment:
         """Whatever a template prints: nothing invisible, nothing that turns the line round."""
         return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    environment = Environment(
+    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
+    made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -111,14 +113,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "rate": wording.rate, "decimals": wording.decimals, "signed": wording.signed, "plain": wording.plain, "p_value": wording.p_value,
         "short": wording.short, "seed": wording.seed, "json": json.dumps, "name": wording.display_name,
     }  # fmt: skip
-    environment.globals |= {
+    made.globals |= {
+        "style": Markup(style),
+        "style_hash": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
         "chart": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
     }
-    return environment
+    return made
 
 
 def _settings(trainings: Sequence[Training]) -> Settings:
@@ -167,8 +171,12 @@ def _numbers(values: Mapping[str, object]) -> list[tuple[str, float]]:
 
 
 def _command(run: RunFolder) -> str | None:
+    return typed(run.environment)
+
+
+def typed(environment: Mapping[str, object]) -> str | None:
     """What was typed, if the environment's record says."""
-    command = run.environment.get("command")
+    command = environment.get("command")
     if not isinstance(command, list) or not command:
         return None
     program, *arguments = (str(word) for word in command)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from inpo.methods import METHODS
 from inpo.report import build_report
 from tests.end_to_end.browsing import check_page, opened
 from tests.faults.test_report_hostile_text import HOSTILE
 from tests.page_reader import flat_numbers
+from tests.synthetic_comparison import write_comparison
 from tests.synthetic_run import prompts, write_demo
 
 pytestmark = pytest.mark.browser
@@ -45,6 +47,16 @@ def test_silent_alone_and_whole(browser: Any, run: Path, width: int, scheme: str
     for selector in (".intro", "h1 em", ".range", ".facts", ".score", ".chart text"):
         ink = page.evaluate(f"(e => getComputedStyle(e)[e.tagName === 'text' ? 'fill' : 'color'])(document.querySelector('{selector}'))")
         assert contrast(ink, paper) >= 4.5, selector
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_comparison_with_every_method(browser: Any, tmp_path: Path, width: int):
+    """Silent, alone, whole, and nothing sticks out at the side, with as many columns as there are methods."""
+    write_comparison(tmp_path / "run", list(METHODS), left=1)
+    build_report(tmp_path / "run")
+    page, said, asked = opened(browser, tmp_path / "run", width=width)
+    check_page(page, said, asked, tmp_path / "run")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def contrast(first: str, second: str) -> float:

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 import inpo.methods
+from inpo.comparing.spec import load_comparison
 from inpo.config import METHOD_PARTS, Experiment, load_experiment
 from inpo.data.fields import Fault
 from inpo.data.validate import validate
@@ -129,12 +130,16 @@ def names_of(tree: object, prefix: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_blocks_of_data_are_what_they_say(page: str) -> None:
-    """JSON is JSON, and YAML is a part of an experiment's file: each of its keys is a setting."""
+def test_blocks_of_data_are_what_they_say(page: str, tmp_path: Path) -> None:
+    """JSON is JSON, and YAML is a comparison, or a part of an experiment's file: each of its keys is a setting."""
     for code in blocks(page, "json"):
         json.loads(code)
     for code in blocks(page, "yaml"):
-        assert set(names_of(yaml.safe_load(code))) <= known_keys()
+        tree = yaml.safe_load(code)
+        if "arms" in tree:
+            (tmp_path / "comparison.yaml").write_text(code, encoding="utf-8")
+            tree = load_comparison(str(tmp_path / "comparison.yaml")).settings
+        assert set(names_of(tree)) <= known_keys()
 
 
 def test_the_pattern_for_settings_finds_some() -> None:

@@ -1,0 +1,100 @@
+"""The page of a comparison: what it says of made-up results, and that it says it of nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from inpo.errors import InputError
+from inpo.evaluation.compared import read_compared, write_compared
+from inpo.methods import METHODS
+from inpo.report import build_report
+from tests.synthetic_comparison import write_comparison
+
+
+def page(folder: Path) -> str:
+    return build_report(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"), [(0.002, "is ahead of"), (-0.002, "is behind"), (0.0005, "cannot be told apart"), (-0.0005, "cannot be told apart")]
+)
+def test_the_headline_is_what_the_interval_allows(tmp_path: Path, gap: float, said: str) -> None:
+    """The interval is the gap ± 0.001."""
+    write_comparison(tmp_path / "a", gap=gap)
+    headline = page(tmp_path / "a").split("<h1>")[1].split("</h1>")[0]
+    assert said in headline
+    assert [name in headline for name in ("InPO", "Diffusion-DPO")] == [True, True]
+
+
+def test_every_arm_is_there_with_its_numbers(tmp_path: Path) -> None:
+    """All methods at once: a row for each with gain and interval, its trials with the chosen one marked, its pictures."""
+    found = write_comparison(tmp_path / "a", list(METHODS))
+    text = page(tmp_path / "a")
+    rows = text.split('<table class="methods compared">')[1].split("</table>")[0]
+    for arm in found.arms:
+        assert arm.last is not None
+        for number in (arm.last.gain.value, arm.last.gain.low, arm.last.gain.high):
+            assert f"{number:+.4f}".replace("-", "−") in rows
+    assert text.count('<tr class="chosen">') == len(METHODS)
+    assert text.count("data:image/png;base64,") == len(METHODS) + 2
+    assert "3 of 8" in rows
+    assert "as chosen for InPO" in text
+
+
+def test_both_triangles_of_the_matrix_mirror_one_another(tmp_path: Path) -> None:
+    """Three arms, of which each earlier leads each later by 2 thousandths: three cells ahead and three behind, in both matrices."""
+    write_comparison(tmp_path / "a", gap=0.002)
+    text = page(tmp_path / "a")
+    for matrix in text.split('<table class="matrix square">')[1:]:
+        body = matrix.split("</table>")[0]
+        assert (body.count('class="ahead"'), body.count('class="behind"')) == (3, 3)
+        assert (body.count("+2.0"), body.count("−2.0")) == (3, 3)
+
+
+def test_what_it_is_not_is_said(tmp_path: Path) -> None:
+    """Quick and incomplete results say so at the top; whole ones do not."""
+    found = write_comparison(tmp_path / "a", left=7)
+    assert "7 cells are missing" in page(tmp_path / "a")
+    write_compared(tmp_path / "a", dataclasses.replace(found, quick=True, left=0))
+    assert "A quick run" in page(tmp_path / "a")
+    write_compared(tmp_path / "a", dataclasses.replace(found, left=0))
+    assert "notes warn" not in page(tmp_path / "a")
+
+
+def test_arms_without_a_run_and_results_without_an_arm(tmp_path: Path) -> None:
+    """A comparison that has only begun has a page too."""
+    found = write_comparison(tmp_path / "a")
+    empty = [
+        dataclasses.replace(arm, moments=[], samplings=[], parts={}, training={}, seeds=[], picture=None, trials=[]) for arm in found.arms
+    ]
+    write_compared(tmp_path / "a", dataclasses.replace(found, arms=empty, duels=[]))
+    text = page(tmp_path / "a")
+    assert "No arm has a run yet." in text
+    assert "no run yet" in text
+    alone = dataclasses.replace(found, arms=found.arms[:1], duels=[])
+    write_compared(tmp_path / "a", alone)
+    assert "<h1>Side by side</h1>" in page(tmp_path / "a")
+
+
+def test_text_of_the_file_is_text(tmp_path: Path) -> None:
+    """A title or a note is never markup."""
+    write_comparison(tmp_path / "a", title="<script>alert(1)</script>")
+    assert "<script" not in page(tmp_path / "a")
+
+
+def test_the_page_is_pure_in_the_files(tmp_path: Path) -> None:
+    write_comparison(tmp_path / "a")
+    assert page(tmp_path / "a") == page(tmp_path / "a")
+
+
+def test_a_broken_comparison_is_refused(tmp_path: Path) -> None:
+    write_comparison(tmp_path / "a")
+    path = tmp_path / "a" / "comparison.json"
+    path.write_text(path.read_text().replace('"scorer"', '"scoor"', 1))
+    with pytest.raises(InputError, match=r"comparison\.json: is no comparison's result"):
+        read_compared(tmp_path / "a")
+    with pytest.raises(InputError, match="make it again with inpo compare"):
+        build_report(tmp_path / "a")
