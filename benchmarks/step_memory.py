@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from inpo.methods import method
 from inpo.models.stable_diffusion import StableDiffusionDenoiser
+from inpo.noising import Inversion
 from inpo.schedule import vp_from_config
 from inpo.training import OptimizerConfig, Settings, TrainConfig
 from inpo.training.stop import Stop
@@ -53,12 +54,14 @@ PARAMETERS = {"sd15": 859_520_964, "sdxl": 2_567_463_684}
 
 @dataclass(frozen=True)
 class Variant:
-    """What is trained, and how. `lora`: adapters of rank 16 on the attention layers, the frozen network stored in `dtype`."""
+    """What is trained, and how. `lora`: adapters of rank 16 on the attention layers, the frozen network stored in `dtype`. `method`: by
+    name; one that needs no reference has none in memory."""
 
     unet: str
     optimizer: OptimizerConfig
     lora: bool = False
     dtype: Dtype = "fp32"
+    method: str = "inpo"
 
 
 VARIANTS = {
@@ -67,6 +70,7 @@ VARIANTS = {
     "sdxl-lora": Variant("sdxl", OptimizerConfig(), lora=True),
     "sd15-full-adafactor": Variant("sd15", OptimizerConfig(name="adafactor")),
     "sd15-full-adamw8bit": Variant("sd15", OptimizerConfig(name="adamw8bit")),
+    "sd15-full-adamw8bit-mapo": Variant("sd15", OptimizerConfig(name="adamw8bit"), method="mapo"),
     "sd15-full-adamw": Variant("sd15", OptimizerConfig()),
 }
 
@@ -115,18 +119,18 @@ def one_pair(name: str) -> PairBatch:
 
 
 def subject(variant: Variant) -> Subject:
-    """Policy and reference: a frozen copy, or for a LoRA the same network with its adapters off."""
+    """Policy and reference: a frozen copy, for a LoRA the same network with its adapters off, or none."""
     policy = StableDiffusionDenoiser(
         random_unet(variant.unet), vp_from_config(BETAS), "epsilon", pixels_per_latent=8, dtype=variant.dtype
     )  # fmt: skip
-    reference: Denoiser
+    reference: Denoiser | None = None
     if variant.lora:
         from inpo.models.config import Lora
         from inpo.models.lora import AdaptersOff, attach
 
         attach(policy.unet, Lora(rank=RANK), seed=0, stored=torch.bfloat16 if variant.dtype == "bf16" else torch.float32)
         reference = AdaptersOff(policy)
-    else:
+    elif method(variant.method).objective.needs.reference:
         reference = policy.reference()
     return Subject(policy, reference, lambda folder: None, lambda folder: None, dtype=variant.dtype)
 
@@ -136,26 +140,27 @@ def measure(name: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     torch.manual_seed(0)
     variant = VARIANTS[name]
-    inpo = method("inpo")
-    chosen = replace(inpo, noising=replace(inpo.noising, inversion_steps=1))
+    chosen = method(variant.method)
+    if isinstance(chosen.noising, Inversion):
+        chosen = replace(chosen, noising=replace(chosen.noising, inversion_steps=1))
     settings = Settings(TrainConfig(steps=1, pairs_per_step=1, micro_batch_pairs=1), replace(variant.optimizer, warmup_steps=0))
     trainer = Trainer(subject(variant), OnePair(one_pair(variant.unet)), method=chosen, settings=settings, stop=Stop())
     began = time.monotonic()
     line = trainer.step_once(0).line
     seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trained = sum(parameter.numel() for parameter in trainer.weights.values())
-    print(f"{name:22} {trained / 1e6:10.1f} {peak / GIB:10.2f} {seconds:10.0f}   {line['loss']:.6f}", flush=True)
+    print(f"{name:25} {trained / 1e6:10.1f} {peak / GIB:10.2f} {seconds:10.0f}   {line['loss']:.6f}", flush=True)
 
 
 def main(names: Sequence[str]) -> None:
     """Each variant in a process of its own: the peak of one says nothing about the next."""
     print(f"torch {torch.__version__}, {SIDE}×{SIDE} latents, one pair, gradient checkpointing, at most {LIMIT // GIB} GiB")
-    print(f"{'variant':22} {'trained, M':>10} {'peak, GiB':>10} {'step, s':>10}   loss", flush=True)
+    print(f"{'variant':25} {'trained, M':>10} {'peak, GiB':>10} {'step, s':>10}   loss", flush=True)
     for name in names:
         code = f"import sys; sys.path[:0] = ['benchmarks', '.']; import step_memory; step_memory.measure({name!r})"
         ended = subprocess.run([sys.executable, "-c", code])
         if ended.returncode:
-            print(f"{name:22} failed with exit code {ended.returncode}", flush=True)
+            print(f"{name:25} failed with exit code {ended.returncode}", flush=True)
 
 
 if __name__ == "__main__":

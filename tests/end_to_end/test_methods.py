@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,12 @@ from tests.end_to_end.conftest import Run, small
 from tests.training_runs import metrics
 from tests.unit.data import making
 
-FAMILIES = {"SD1.5": ("tiny_pipeline", "sd15"), "SD2-v": ("tiny_v_pipeline", "sd15"), "SDXL": ("tiny_sdxl_pipeline", "sdxl")}
+FAMILIES = {
+    "SD1.5": ("tiny_pipeline", "sd15"),
+    "SD2-v": ("tiny_v_pipeline", "sd15"),
+    "SDXL": ("tiny_sdxl_pipeline", "sdxl"),
+    "SD3": ("tiny_sd3_pipeline", "sd3"),
+}
 OWN = {
     "smpo": ("data.score_columns=[score_0,score_1]",),
     "inversion-dpo": ("method.noising.inversion_steps=4",),
@@ -63,3 +69,31 @@ def test_two_steps_resume_export_reload_generate(
         assert record["fault"] is None
         pictures.append(record["sha256"])
     assert pictures[0] != pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "networks"),
+    [("mapo", (), 1), ("sft", (), 1), ("diffusion-dpo", (), 2), ("diffusion-dpo", ("lora.rank=2",), 1), ("inversion-dpo", (), 2)],
+)
+def test_how_many_networks_a_run_holds(
+    method: str, more: tuple[str, ...], networks: int, run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """While it trains: MaPO and SFT one UNet, Diffusion-DPO a policy and its reference, and with LoRA one that is both."""
+    from diffusers import UNet2DConditionModel
+
+    from inpo.training.trainer import Trainer
+
+    held, step_once = [], Trainer.step_once
+
+    def counted(self: Trainer, step: int) -> object:
+        gc.collect()
+        held.append(sum(type(each) is UNet2DConditionModel for each in gc.get_objects()) - before)
+        return step_once(self, step)
+
+    monkeypatch.setattr(Trainer, "step_once", counted)
+    gc.collect()
+    before = sum(type(each) is UNet2DConditionModel for each in gc.get_objects())
+    done = run("train", "sd15-inpo", *small(tiny_pipeline, pairs_file, method, *more, *OWN.get(method, ())), "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert held == [networks] * 2
