@@ -128,7 +128,7 @@ def subject(variant: Variant) -> Subject:
         from inpo.models.config import Lora
         from inpo.models.lora import AdaptersOff, attach
 
-        attach(policy.unet, Lora(rank=RANK), seed=0, stored=torch.bfloat16 if variant.dtype == "bf16" else torch.float32)
+        attach(policy.network, Lora(rank=RANK), seed=0, stored=torch.bfloat16 if variant.dtype == "bf16" else torch.float32)
         reference = AdaptersOff(policy)
     elif method(variant.method).objective.needs.reference:
         reference = policy.reference()
