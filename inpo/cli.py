@@ -22,7 +22,7 @@ from inpo.errors import InputError, Interrupted, RunFault
 
 app = typer.Typer(
     name="inpo",
-    help="Align text-to-image diffusion models with human preferences: DDIM-InPO, Diffusion-DPO, SFT.",
+    help="Align text-to-image diffusion models with human preferences: DDIM-InPO and the methods it was compared with.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
