@@ -79,7 +79,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_settings(self.data, self.method)
-        check_watched(self.train, self.method.objective, held_out=self.data.validation_fraction > 0)
+        singles, held_out = self.data.positive_ratio is not None, self.data.validation_fraction > 0
+        check_watched(self.train, self.method.objective, held_out=held_out, singles=singles)
         if self.optimizer.warmup_steps > self.train.steps:
             warmup, steps = self.optimizer.warmup_steps, self.train.steps
             raise InputError(f"optimizer.warmup_steps={warmup} is more than train.steps={steps}: set it too")

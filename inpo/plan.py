@@ -101,7 +101,7 @@ def _training_data(experiment: Experiment) -> _Data:
     held = sum(held_out(pair_id, experiment.data.validation_fraction) for pair_id in ids_of(source))
     per_step = experiment.train.pairs_per_step
     require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=per_step, singles=source.singles)
-    check_watched(experiment.train, experiment.method.objective, held_out=held > 0)
+    check_watched(experiment.train, experiment.method.objective, held_out=held > 0, singles=source.singles)
     stored = origin(source)
     rejected = f", {stored.tally.rejected} rejected" if isinstance(stored, ParquetPairs) else ""
     return _Data(source.singles, source.size - held, f", {held} held out{rejected}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inpo.data.config import DataConfig
+from inpo.data.derived import origin
 from inpo.data.encode import BoundedStore, Latents, PairEncoder, latent_bytes
 from inpo.data.images import BrokenImage, decode
 from inpo.data.lookahead import in_order
@@ -254,7 +255,10 @@ class EncodedPairs:
 
     def _validation_pairs(self) -> Iterator[PairRecord]:
         if self._order is None:
-            return islice(first_held_out(self._read, self._config.validation_fraction), MAX_VALIDATION_PAIRS)
+            # A scorer is not asked about the many that are not held out.
+            stored = origin(self._source)
+            glance = None if stored is self._source else stored.__getitem__
+            return islice(first_held_out(self._read, self._config.validation_fraction, stored=glance), MAX_VALIDATION_PAIRS)
         return (self._read(int(row)) for row in self._held_rows[:MAX_VALIDATION_PAIRS])
 
     def _submit_validation(self, pair: PairRecord) -> Future[_Shown]:

@@ -101,7 +101,12 @@ def endless_pair(read: Callable[[int], PairRecord], position: int, fraction: flo
     return next(pair for pair in candidates if not held_out(pair.id, fraction))
 
 
-def first_held_out(read: Callable[[int], PairRecord], fraction: float) -> Iterator[PairRecord]:
-    """The validation pairs of a source without end: the held-out ones among its first `ENDLESS_VALIDATION_ROWS`."""
-    first = (read(row) for row in range(ENDLESS_VALIDATION_ROWS))
-    return (pair for pair in first if held_out(pair.id, fraction))
+def first_held_out(
+    read: Callable[[int], PairRecord], fraction: float, *, stored: Callable[[int], PairRecord] | None = None
+) -> Iterator[PairRecord]:
+    """The validation pairs of a source without end: the held-out ones among its first `ENDLESS_VALIDATION_ROWS`.
+
+    `stored`: where it reads the same ids for less than `read`, rows are chosen by it, and the others are not read.
+    """
+    rows = (row for row in range(ENDLESS_VALIDATION_ROWS) if stored is None or held_out(stored(row).id, fraction))
+    return (pair for pair in map(read, rows) if held_out(pair.id, fraction))

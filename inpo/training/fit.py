@@ -81,7 +81,8 @@ class _Loop:
         self.trainer, self.folder, self.callbacks = trainer, run, callbacks
         self.config = trainer.settings.train
         self.watch = Watch(self.config)
-        check_watched(self.config, trainer.method.objective, held_out=trainer.validation.count > 0)
+        held = trainer.validation
+        check_watched(self.config, trainer.method.objective, held_out=held.count > 0, singles=held.singles)
         self.is_main = is_main()
         self.start = 0
         self.saved: int | None = None

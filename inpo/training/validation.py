@@ -42,6 +42,11 @@ class Validation:
         """How many pairs are held out and looked at."""
         return sum(len(batch) for batch in self.batches)
 
+    @property
+    def singles(self) -> bool:
+        """Whether they are single pictures, which are compared with nothing."""
+        return any(batch.lose is None for batch in self.batches)
+
     @torch.no_grad()
     def __call__(self, z: float = 0.0) -> dict[str, object] | None:
         """The entry `validation` of metrics.jsonl; None where nothing is held out. `z`: the baseline (M9), where the method has one.

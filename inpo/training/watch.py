@@ -22,9 +22,9 @@ def watched(config: TrainConfig) -> dict[str, str]:
     return {key: metric for key, metric in asked.items() if metric is not None}
 
 
-def check_watched(config: TrainConfig, objective: Objective, *, held_out: bool) -> None:
-    """Raises `InputError` for a metric that this objective does not have, or that no held-out pair can give."""
-    missing = (*(NEEDS_MARGIN if not objective.needs.lose else ()), *(NEEDS_REFERENCE if not objective.needs.reference else ()))
+def check_watched(config: TrainConfig, objective: Objective, *, held_out: bool, singles: bool = False) -> None:
+    """Raises `InputError` for a metric that this objective does not have, here of `singles`, or that no held-out pair can give."""
+    missing = (*(NEEDS_MARGIN if singles or not objective.needs.lose else ()), *(NEEDS_REFERENCE if not objective.needs.reference else ()))
     choices = ", ".join(metric for metric in METRICS if metric not in missing)
     for key, metric in watched(config).items():
         if metric in missing:

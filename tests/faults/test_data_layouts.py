@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,9 +19,10 @@ from inpo.data.sources import ParquetPairs
 from inpo.data.validate import validate
 from inpo.errors import InputError
 from tests.faults.test_data_images import GIF, bomb
-from tests.unit.data import layouts
+from tests.unit.data import layouts, test_singles
 from tests.unit.data.layouts import LAYOUTS, as_csv, as_jsonl, as_sides, as_suffixes, put
 from tests.unit.data.making import encoded, noise_picture, png, row
+from tests.unit.data.test_singles import LAYOUTS as SINGLES
 
 BROKEN = {
     "zero bytes": b"",
@@ -235,3 +238,31 @@ def test_a_value_that_cannot_be_compared_costs_its_row(tmp_path: Path) -> None:
     assert (pairs.size, dict(pairs.tally.reasons)) == (11, {"score: is not a number, and data.where compares it with one": 1})
     words = "the column caption holds text, not number"
     assert words in refusal(LAYOUTS["parquet"](tmp_path, 2), where=("caption > 3",))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("reason", [reason for reason in BROKEN if not reason.startswith("the same bytes")])
+@pytest.mark.parametrize("layout", SINGLES)
+def test_a_broken_single_picture_is_left_out_in_every_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, reason: str
+) -> None:
+    """Listed under the name that its user knows, with what it is; the seven other pictures stay."""
+    monkeypatch.setattr(test_singles, "png", lambda number: BROKEN[reason] if number == 3 else png(number))
+    path = SINGLES[layout](tmp_path / "data")
+    pairs = ParquetPairs.open(DataConfig(str(path), max_rejected_fraction=0.2), folder=tmp_path / "run")
+    (line,) = (json.loads(line) for line in (tmp_path / "run" / REJECTED_FILE).read_text(encoding="utf-8").splitlines())
+    field = {"parquet": "jpg", "folders": "picture"}.get(layout, "image")
+    assert (pairs.size, pairs.singles, line["field"]) == (7, True, field)
+    assert reason in line["reason"]
+    assert "caption 3" not in {pairs[i].caption for i in range(pairs.size)}
+
+
+def test_half_written_opinions_are_told(tmp_path: Path) -> None:
+    """A listing without labels, a Parquet file without captions or with labels of text: named by column."""
+    pictures = put(tmp_path / "a.csv", b"image,caption\n1.png,x\n")
+    assert "a.csv: there is no column label beside image, caption" in refusal(pictures)
+    rows = [{"jpg": png(1), "label": "liked"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    told = refusal(tmp_path / "b.parquet")
+    assert "label: the column must hold 1 and 0, or true and false (found string)" in told
+    assert "caption: the column is missing" in told

@@ -16,6 +16,7 @@ from inpo.data.index import REJECTED_FILE
 from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from tests.unit.data.making import row, write
+from tests.unit.data.test_singles import as_parquet_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"data/train-00000-of-00002-aa.parquet": 0, "data/train-00001-of-00002-bb.parquet": 4, "data/test-00000-of-00001.parquet": 8}
@@ -221,3 +222,11 @@ def test_a_broken_picture_of_a_data_set_costs_its_pair(tmp_path: Path, monkeypat
     damaged = tmp_path / "cache" / "datasets--someone--pairs" / "snapshots" / COMMIT / "data" / "train-00000-of-00001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-20])
     assert "a truncated Parquet file" in refusal(path)
+
+
+def test_single_pictures_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told from pairs by their columns, as in any Parquet file."""
+    monkeypatch.setattr("inpo.data.opening.hub.hub_files", lambda _: [("someone/opinions@0/a.parquet", as_parquet_file(tmp_path / "a"))])
+    source = ParquetPairs.open(DataConfig("hub:someone/opinions"))
+    assert (source.size, source.singles, source[0].lose) == (8, True, None)
+    assert source[0].row == "someone/opinions@0/a.parquet, row 0"

@@ -21,6 +21,7 @@ from inpo.data.config import DataConfig
 from inpo.data.derived import ScoredPairs, scores_of
 from inpo.data.index import INDEX_FILE, REJECTED_FILE
 from inpo.data.loader import EncodedPairs
+from inpo.data.order import held_out
 from inpo.data.soft import soft_preference
 from inpo.data.sources import ParquetPairs
 from inpo.data.validate import validate
@@ -248,6 +249,16 @@ def test_ties_that_a_scorer_finds() -> None:
 
     assert ScoredPairs(Endless(None), OftenSame(), LIMITED)[7].caption == "caption 1000"
     assert ScoredPairs(Endless(None), OftenSame(), replace(LIMITED, ties="half"))[7].preference == 0.5
+
+
+def test_a_scorer_is_asked_about_no_pair_that_validation_leaves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a source without end, validation pairs come from many rows, and few of them are held out."""
+    monkeypatch.setattr("inpo.data.order.ENDLESS_VALIDATION_ROWS", 40)
+    judge, config = Brightness(), replace(LIMITED, validation_fraction=0.2)
+    with EncodedPairs(ScoredPairs(MadePairs(None), judge, config), SmallEncoder(), config=config, seed=0, pairs_per_step=1) as loader:
+        ids = [name for batch in loader.validation() for name in batch.ids]
+    assert ids == [pair_record(i).id for i in range(40) if held_out(pair_record(i).id, 0.2)]
+    assert 0 < judge.calls == len(ids) < 20
 
 
 def test_the_worlds_pairs_under_its_own_scorer() -> None:

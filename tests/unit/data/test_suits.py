@@ -35,6 +35,10 @@ def experiment(*overrides: str) -> Experiment:
         (["method.name=sft", *SCORER], ["data.scorer", "method.name='sft'", "leave it null"]),
         ([SCORES, *SCORER], ["data.scorer='world:clip'", "data.score_columns=['score_0', 'score_1']", "set one of them"]),
         (["data.scorer=world:clip"], ["data.scorer='world:clip'", "data.score_range=[low, high]"]),
+        (
+            ["method.name=diffusion-kto", "data.positive_ratio=0.8", "train.keep_best=validation.margin"],
+            ["train.keep_best='validation.margin'", "nothing that this method measures"],
+        ),
         (["data.score_range=[0,1]"], ["data.score_range=[0.0, 1.0]", "set data.score_columns or data.scorer"]),
         ([SCORES, "data.score_range=[1,0]"], ["data.score_range=[1.0, 0.0]", "the lower one first"]),
         ([SCORES, "data.score_range=[0,.inf]"], ["data.score_range=[0.0, inf]", "two finite numbers"]),
@@ -88,6 +92,22 @@ def test_pairs_and_single_pictures_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "half" / "liked" / "1.png").write_bytes(b"")
     with pytest.raises(InputError, match="the folder holds liked/ but nothing in disliked/"):
         describe(experiment(f"data.path={tmp_path / 'half'}", "method.name=diffusion-kto"))
+
+
+def test_single_pictures_have_no_margin_to_watch(tmp_path: Path) -> None:
+    """Known when the data are opened: by the dry run, and by the run before its first step."""
+    path = as_jsonl(tmp_path / "a")
+    made = experiment(
+        f"data.path={path}",
+        "method.name=diffusion-kto",
+        "data.validation_fraction=0.4",
+        "train.early_stop={metric: validation.implicit_accuracy}",
+    )
+    for refused in (lambda: describe(made), lambda: train(made, tmp_path / "run")):
+        with pytest.raises(
+            InputError, match=r"train\.early_stop\.metric='validation\.implicit_accuracy' is nothing that this method measures"
+        ):
+            refused()
 
 
 def test_the_dry_run_counts_pictures_and_half_the_forwards(tmp_path: Path) -> None:
