@@ -21,7 +21,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_DATA = re.compile(r"hub:([^/\s]+/[^/\s@:]+)")
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
 _MEASURED = "## What was measured"
-_PLACES = {"model": ("path", "unet", "transformer", "vae", "config"), "data": ("path", "root")}
+_KIND = re.compile(r"([a-z-]+:)(.+)", re.DOTALL)
+_PLACES = {"model": ("path", "unet", "transformer", "vae", "config"), "data": ("path", "root", "scorer")}
 """Settings that may say where on this machine something lies."""
 
 
@@ -90,8 +91,8 @@ class Card:
             yield f"ComfyUI reads {code(str(self.file))} from `models/{folder}`, and so do the other programs that know this layout."
         if self.kept is not None:
             yield (
-                f"This LoRA was extracted from a network that was trained in full. It holds {self.kept:.1%} of the energy of the update "
-                "(the sum of the squares of all weights' changes); the rest is not in it."
+                f"This LoRA was extracted by SVD from the trained weights. It holds {self.kept:.1%} of the energy of their update (the sum "
+                "of the squares of all weights' changes); the rest is not in it."
             )
         if self.experiment:
             yield f"## How it was trained\n\n{self._training(self.experiment)}"
@@ -145,9 +146,11 @@ def published(text: str, name: str, to: str, judgements: tuple[Judgement, ...]) 
 
 
 def public(place: str) -> str:
-    """A folder or file by its last part; hub ids, names of built-in things and `hub:` data as they are."""
+    """A folder or file by its last part, behind a kind too (`implicit:FOLDER`); hub ids, built-in names and `hub:` data as they are."""
     if place.startswith("hub:") or (_HUB_ID.fullmatch(place) and not Path(place).expanduser().exists()):
         return place
+    if found := _KIND.fullmatch(place):
+        return found[1] + public(found[2])
     path = Path(place)
     # Of a pattern the last part says nothing.
     return path.name if not re.search(r"[*?\[]", path.name) else f"{path.parent.name}/{path.name}"
@@ -163,7 +166,7 @@ def _public_section(value: object, places: tuple[str, ...]) -> object:
         return {key: public(item) if key in places and isinstance(item, str) else _public_section(item, ()) for key, item in value.items()}
     if isinstance(value, list):
         return [_public_section(item, ()) for item in value]
-    return public(value) if isinstance(value, str) and Path(value).is_absolute() else value
+    return public(value) if isinstance(value, str) and value.partition(":")[2].startswith(("/", "~")) | Path(value).is_absolute() else value
 
 
 def code(text: str) -> str:

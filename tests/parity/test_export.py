@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from inpo.errors import InputError
 from inpo.exporting import Export, export
 from inpo.models.adapted import AdaptedModel
 from inpo.models.config import Lora, ModelConfig
@@ -46,7 +47,7 @@ def trained(folder: Path, lora: Lora, out: Path) -> tuple[Path, Path]:
     model = load(ModelConfig(str(folder)), lora=lora)
     assert isinstance(model, AdaptedModel)
     with torch.no_grad():
-        for name, weight in adapter_weights(model.policy.unet).items():
+        for name, weight in adapter_weights(model.policy.network).items():
             if ".lora_B." in name:
                 weight.copy_(0.2 * torch.randn(weight.shape, generator=torch_rng(0, name)))
             elif "magnitude" in name:
@@ -91,3 +92,19 @@ def test_dora_makes_the_same_pictures(folder: Path, tmp_path: Path) -> None:
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.load_lora_weights(tmp_path, weight_name="out.safetensors")
     np.testing.assert_allclose(pictures(pipe), pictures(DiffusionPipeline.from_pretrained(merged)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("targets", "rank"), [("attention", None), ("all-linear", 2)], ids=["as they are", "by SVD"])
+def test_adapters_of_a_transformer_make_the_same_pictures(tiny_sd3_pipeline: Path, targets: str, rank: int | None, tmp_path: Path) -> None:
+    """Stable Diffusion 3's in diffusers' layout, trained ones as they are and merged ones by SVD; kohya's layout has no names for them."""
+    adapters, merged = trained(tiny_sd3_pipeline, Lora(rank=2, alpha=3, targets=targets), tmp_path)
+    job = Export(str(adapters), "lora") if rank is None else Export(str(merged), "lora", rank=rank, base=str(tiny_sd3_pipeline))
+    done = export(job, tmp_path / "out.safetensors")
+    assert done.kept is None or done.kept > 0.999
+    pipe = DiffusionPipeline.from_pretrained(tiny_sd3_pipeline)
+    pipe.load_lora_weights(tmp_path, weight_name="out.safetensors")
+    np.testing.assert_allclose(pictures(pipe), pictures(DiffusionPipeline.from_pretrained(merged)), rtol=0, atol=1e-4)
+    for form in ("lora-kohya", "single-file", "unet"):
+        with pytest.raises(InputError, match="Stable Diffusion 3"):
+            export(Export(str(adapters), form), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()

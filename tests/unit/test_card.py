@@ -56,6 +56,10 @@ def test_nothing_of_this_machine_is_in_it(tmp_path: Path) -> None:
     assert "base_model" not in yaml.safe_load(text.split("---")[1])
     assert public("/data/pick/*.parquet") == "pick/*.parquet"
     assert public("world:pairs") == "world:pairs"
+    assert public("implicit:/home/somebody/runs/mine") == "implicit:mine"
+    assert public_settings({"data": {"scorer": "pickscore:my/models/x", "other": "a:/b/c"}}) == {
+        "data": {"scorer": "pickscore:x", "other": "a:c"}
+    }
     assert public_settings({"extra": {"list": ["/a/b", 1]}, "report_to": []}) == {"extra": {"list": ["b", 1]}, "report_to": []}
 
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.models.config import Lora
-from inpo.models.export.adapters import Adapters, Layer, read_adapters, write_diffusers, write_kohya
+from inpo.models.export.adapters import Adapters, Layer, kohya_naming, read_adapters, write_diffusers, write_kohya
 from inpo.models.export.extract import extract, low_rank
 from inpo.models.export.original import UNetNames, unet_tensors, vae_tensors
+from inpo.models.families import SD as SD_FAMILY
+from inpo.models.families import SDXL as SDXL_FAMILY
 from inpo.models.lora import adapter_weights, attach, merge, write_adapter
 
 CPU = torch.device("cpu")
@@ -77,6 +79,22 @@ def test_names_by_hand() -> None:
     assert names.original_layer("down_blocks.0.downsamplers.0.conv") == "input_blocks.3.0.op"
     with pytest.raises(InputError, match=r"'encoder_hid_proj\.weight' has no name in the layout"):
         names.original("encoder_hid_proj.weight")
+
+
+def test_kohyas_names_for_sdxl_by_hand() -> None:
+    """Those of the LoRA files that its programs write for SDXL: attention from block 4 on, and as many blocks up as down."""
+    with torch.device("meta"):
+        weights = UNet2DConditionModel(**SDXL).state_dict()
+    naming = kohya_naming(SDXL_FAMILY, weights)
+    for ours, theirs in {
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k": "input_blocks.4.1.transformer_blocks.0.attn1.to_k",
+        "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj": "input_blocks.8.1.transformer_blocks.9.ff.net.0.proj",
+        "mid_block.attentions.0.proj_in": "middle_block.1.proj_in",
+        "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0": "output_blocks.0.1.transformer_blocks.0.attn2.to_out.0",
+        "up_blocks.1.upsamplers.0.conv": "output_blocks.5.2.conv",
+    }.items():
+        assert naming(ours) == theirs
+    assert kohya_naming(SD_FAMILY, {})("mid_block.attentions.0.proj_in") == "mid_block.attentions.0.proj_in"
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)])
