@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -33,10 +33,12 @@ from inpo.generation import (
 from inpo.models.config import ModelConfig
 from inpo.models.loading import load
 from inpo.models.model import Model
+from tests.tiny_models import tiny_pixart, tiny_sd3
 
 PROMPTS = ["a red circle", "a blue square on a white background", "a big green triangle"]
 CONFIG = GenerationConfig(steps=4, guidance=3.0)
 SCHEDULERS = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+FLOW_SCHEDULERS = dict.fromkeys(("ddim", "euler"), "FlowMatchEulerDiscreteScheduler")
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def model(tiny_pipeline: Path) -> Model:
 def count_forwards(model: Model) -> list[int]:
     """Batch sizes of every UNet call from now on."""
     sizes: list[int] = []
-    model.policy.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    model.policy.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     return sizes
 
 
@@ -55,13 +57,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def pipeline_latents(folder: Path, scheduler: str, config: GenerationConfig) -> Tensor:
-    """What diffusers makes of the same initial latents."""
+def pipeline_latents(folder: Path, scheduler: str, config: GenerationConfig, **settings: object) -> Tensor:
+    """What diffusers makes of the same initial latents, by one of its schedulers (never clipped, as ours are not)."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
-    latents = initial_latents((4, 8, 8), [shot.seed for shot in shots(PROMPTS, config)])
-    return pipeline(PROMPTS, latents=latents, guidance_scale=config.guidance, num_inference_steps=config.steps, output_type="latent").images
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, clip_sample=False)
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
+    latents = initial_latents((network.config.in_channels, 8, 8), [shot.seed for shot in shots(PROMPTS, config)])
+    settings |= {"guidance_scale": config.guidance, "num_inference_steps": config.steps, "output_type": "latent"}
+    return pipeline(PROMPTS, latents=latents, **settings).images
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -73,8 +77,47 @@ def test_latents_equal_the_diffusers_pipelines(kind: str, scheduler: str, reques
     folder = request.getfixturevalue(kind)
     config = GenerationConfig(steps=10, guidance=3.0, scheduler=scheduler)
     ours = generate_latents(load(ModelConfig(str(folder))), shots(PROMPTS, config), config)
-    theirs = pipeline_latents(folder, scheduler, config)
+    theirs = pipeline_latents(folder, SCHEDULERS[scheduler], config)
     assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("scheduler", FLOW_SCHEDULERS)
+@pytest.mark.parametrize("without", [(), ("text_encoder_3",)])
+def test_latents_equal_stable_diffusion_3s(without: tuple[str, ...], scheduler: str, guidance: float, tmp_path: Path) -> None:
+    """A rectified flow with shift 3, with T5 and without: our own sampler and flow matching's Euler, to 1e-4; guidance matters."""
+    folder = tiny_sd3(tmp_path, without=without)
+    # diffusers wants to be told.
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3")) if without else {}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    config = GenerationConfig(steps=10, guidance=guidance, scheduler=scheduler)
+    latents = initial_latents((16, 8, 8), [shot.seed for shot in shots(PROMPTS, config)])
+    theirs = pipeline(PROMPTS, latents=latents, guidance_scale=guidance, num_inference_steps=10, output_type="latent").images
+    model = load(ModelConfig(str(folder)))
+    assert_close(generate_latents(model, shots(PROMPTS, config), config), theirs, atol=1e-4, rtol=0)
+    other = generate_latents(model, shots(PROMPTS, config), replace(config, guidance=3.0))
+    assert (other - theirs).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("letter", ["Alpha", "Sigma"])
+def test_latents_equal_pixarts(letter: str, scheduler: str, guidance: float, tmp_path: Path) -> None:
+    """ε of a transformer on PixArt's table, whose α_T of 0.006 makes untrained latents large: to 1e-5 of the largest; guidance matters.
+
+    DDIM on a leading grid: on PixArt's own, diffusers' DDIM steps ⌊T/n⌋ down from each node and so misses the next one, which we take.
+    """
+    folder = tiny_pixart(tmp_path, letter)
+    if scheduler == "ddim":
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"timestep_spacing": "leading"}))
+    config = GenerationConfig(steps=10, guidance=guidance, scheduler=scheduler)
+    theirs = pipeline_latents(folder, SCHEDULERS[scheduler], config, clean_caption=False, use_resolution_binning=False)
+    model = load(ModelConfig(str(folder)))
+    assert_close(generate_latents(model, shots(PROMPTS, config), config), theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+    other = generate_latents(model, shots(PROMPTS, config), replace(config, guidance=3.0))
+    assert (other - theirs).abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
 def test_initial_latents_are_those_of_a_generator_at_the_recorded_seed(model: Model, tiny_pipeline: Path) -> None:
@@ -125,7 +168,7 @@ def test_generation_leaves_the_trainer_its_mode(tiny_pipeline: Path) -> None:
     model = load(ModelConfig(str(tiny_pipeline)))
     model.policy.train()
     modes: list[bool] = []
-    model.policy.unet.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    model.policy.network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     latents = generate_latents(model, shots(PROMPTS, CONFIG), CONFIG)
     assert modes == [False] * 4
     assert model.policy.training
@@ -229,10 +272,10 @@ def more_pictures(model: Model, folder: Path) -> None:
 
 def other_model(model: Model, folder: Path) -> None:
     with torch.no_grad():
-        model.policy.unet.conv_in.bias.add_(1.0)
+        model.policy.network.conv_in.bias.add_(1.0)
     generate(model, PROMPTS, folder, CONFIG)
     with torch.no_grad():
-        model.policy.unet.conv_in.bias.sub_(1.0)
+        model.policy.network.conv_in.bias.sub_(1.0)
 
 
 def holiday_photos(model: Model, folder: Path) -> None:
@@ -272,7 +315,7 @@ def test_faults_are_counted_and_nothing_is_dropped(model: Model, tmp_path: Path)
         model.encoder.vae.decoder.conv_out.bias.fill_(-1.0)
     assert count_faults(generate(model, PROMPTS, tmp_path / "black", CONFIG)) == {"black": 3}
     with torch.no_grad():
-        model.policy.unet.conv_out.bias.fill_(torch.nan)
+        model.policy.network.conv_out.bias.fill_(torch.nan)
     records = generate(model, PROMPTS, tmp_path / "nan", CONFIG)
     assert count_faults(records) == {"non-finite": 3}
     assert all((tmp_path / "nan" / r.file).is_file() for r in records)
