@@ -169,7 +169,7 @@ def save_result(model: Model, experiment: Experiment, folder: Path, *, pairs: in
         model.save_pipeline(folder)
     file = ADAPTER_FILE if experiment.output.format == "lora" else None
     name = folder.resolve().parent.name
-    card = Card(name, experiment.output.format, model.family, experiment, pairs=pairs, file=file)
+    card = Card(name, experiment.output.format, model.family, experiment, pairs=pairs, file=file, absent=model.absent)
     with replacing(folder / CARD) as partial:
         partial.write_text(card.text(), encoding="utf-8")
 

@@ -31,7 +31,7 @@ class Card:
     """`form`: what the result is (a format of `inpo export`). `file`: the one that is loaded, where the result is a single file.
 
     `pairs`: how many the data had, None where nobody counted. `kept`: of a LoRA extracted from a fully trained network, the share of its
-    update's energy that it has.
+    update's energy that it has. `absent`: names of text encoders that its pipeline has none of.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Card:
     judgements: tuple[Judgement, ...] = ()
     file: str | None = None
     kept: float | None = None
+    absent: frozenset[str] = frozenset()
 
     def text(self) -> str:
         """The whole file. Equal facts make equal bytes."""
@@ -59,7 +60,7 @@ class Card:
 
     def _front_matter(self) -> str:
         facts: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
-        tags = ["text-to-image", "diffusers", self.family.title.lower().replace(" ", "-"), "preference-alignment", "inpo"]
+        tags = ["text-to-image", "diffusers", self.family.tag, "preference-alignment", "inpo"]
         if self.experiment:
             if _HUB_ID.fullmatch(self._base):
                 facts |= {"base_model": self._base, "base_model_relation": "adapter" if self._adapters else "finetune"}
@@ -107,17 +108,20 @@ class Card:
     def _loading(self) -> str:
         pipeline, file = self.family.pipeline, self.file or ""
         whole = f"from diffusers import {pipeline}\n\npipe = {pipeline}"
+        # diffusers wants to be told, and what is not there has no tokenizer either.
+        pairs = [(name, name.replace("text_encoder", "tokenizer")) for name in sorted(self.absent)]
+        options = "".join(f", {text}=None, {words}=None" for text, words in pairs)
         if self.form == "single-file":
             return f"{whole}.from_single_file({file!r})"
         if self._adapters and not self.family.lora_loader:
             return f"# diffusers loads no LoRA into {pipeline}: merge it first.\n# inpo export {self.name} --format pipeline --out FOLDER"
         if self._adapters:
-            return f"{whole}.from_pretrained({self._base!r})\npipe.load_lora_weights({self.name!r}, weight_name={file!r})"
+            return f"{whole}.from_pretrained({self._base!r}{options})\npipe.load_lora_weights({self.name!r}, weight_name={file!r})"
         if self.form == self.family.network.name:
             kind = self.family.network.kind
             imports = f"from diffusers import {pipeline}, {kind}\n\nnetwork = {kind}.from_pretrained({self.name!r})"
-            return f"{imports}\npipe = {pipeline}.from_pretrained({self._base!r}, {self.form}=network)"
-        return f"{whole}.from_pretrained({self.name!r})"
+            return f"{imports}\npipe = {pipeline}.from_pretrained({self._base!r}, {self.form}=network{options})"
+        return f"{whole}.from_pretrained({self.name!r}{options})"
 
     def _training(self, experiment: Experiment) -> str:
         train, adapters, replaced = experiment.train, experiment.lora, experiment.model.network

@@ -177,9 +177,10 @@ def _card(job: Export, result: Result, done: Exported, place: _Place) -> Card:
     from inpo.models.parts import examine
 
     name = place.out.resolve().name.removesuffix(SUFFIX)
+    parts = examine(result.model)
     return Card(
-        name, job.format, examine(result.model).family, result.experiment, pairs=result.pairs(), judgements=result.judgements(),
-        file=place.file, kept=done.kept,
+        name, job.format, parts.family, result.experiment, pairs=result.pairs(), judgements=result.judgements(),
+        file=place.file, kept=done.kept, absent=parts.absent,
     )  # fmt: skip
 
 

@@ -70,10 +70,10 @@ def tiny_unet(in_channels: int = LATENT[0], cross_attention_dim: int = 8, dropou
 
 
 def tiny_vae(down: int = 2, channels: int = LATENT[0], **scales: float) -> torch.nn.Module:
-    """An `AutoencoderKL` that makes pictures `down` (2 or 4) times smaller. `scales`: its `scaling_factor` and `shift_factor`."""
+    """An `AutoencoderKL` that makes pictures `down` (2, 4 or 8) times smaller. `scales`: its `scaling_factor` and `shift_factor`."""
     from diffusers import AutoencoderKL
 
-    levels = {2: 2, 4: 3}[down]
+    levels = {2: 2, 4: 3, 8: 4}[down]
     return AutoencoderKL(
         block_out_channels=(4,) * levels, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1, latent_channels=channels, norm_num_groups=2, sample_size=LATENT[1] * down, mid_block_add_attention=False,

@@ -72,8 +72,13 @@ class Family:
     checkpoint_prefixes: tuple[str, ...] = ()
 
     @property
+    def tag(self) -> str:
+        """Its name among the hub's tags, in ASCII."""
+        return self.title.lower().replace(" ", "-").replace("α", "alpha").replace("σ", "sigma")
+
+    @property
     def components(self) -> tuple[Component, ...]:
-        """Every folder that a pipeline of this family has; `optional` ones may be absent."""
+        """Every folder that a pipeline of this family has; of `optional_towers` some may be absent."""
         return self.network, VAE, *self.text_encoders, *self.tokenizers, SCHEDULER
 
     @property

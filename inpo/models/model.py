@@ -17,7 +17,7 @@ from inpo.models.denoiser import NetworkDenoiser
 from inpo.models.encoder import PipelineEncoder
 from inpo.models.families import Family
 from inpo.models.folders import INDEX, weights_variant
-from inpo.models.prompts import Reading
+from inpo.models.prompts import Absent, Reading
 from inpo.models.saving import read_weights, replace_folder, write_network, write_pipeline, write_reading
 from inpo.models.sides import check_side, latent_side
 from inpo.types import Denoiser
@@ -45,6 +45,12 @@ class Model:
     def default_resolution(self) -> int:
         """The side in pixels that the network was made for."""
         return latent_side(self.policy.settings) * self.encoder.scale
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Names of the text encoders that the pipeline has none of."""
+        towers = zip(self.family.text_encoders, self.encoder.towers, strict=True)
+        return frozenset(component.name for component, tower in towers if isinstance(tower, Absent))
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """(C, H, W) of a square picture's latents. Raises `InputError` for a side that the VAE and the network cannot have."""

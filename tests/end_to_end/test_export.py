@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, SD3Transformer2DModel, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from inpo.models.config import ModelConfig
@@ -202,3 +202,36 @@ def test_runs_that_cannot_be_exported(make: Make, run: Run, tiny_pipeline: Path,
     assert (unfinished.code, "is a run that has no model/ yet" in unfinished.err) == (2, True)
     assert not (tmp_path / "lora").exists()
     assert not (tmp_path / "whole").exists()
+
+
+def test_a_transformer_in_every_format_that_it_has(run: Run, tiny_sd3_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 3, its adapters and its network alone: read by diffusers; what is for UNets is refused in a line."""
+    alone, adapted = tmp_path / "alone", tmp_path / "adapted"
+    base = small(tiny_sd3_pipeline, pairs_file, "sft", "optimizer.lr=0.01")
+    for out, settings in ((alone, ("output.format=transformer",)), (adapted, LORA)):
+        done = run("train", "sd3-sft", *base, *settings, "--out", out)
+        assert done.code == 0, done.err
+    network = SD3Transformer2DModel.from_pretrained(alone / "model" / "transformer")
+    wanted = latents(DiffusionPipeline.from_pretrained(tiny_sd3_pipeline, transformer=network))
+    for form in ("pipeline", "transformer"):
+        done = run("export", alone, "--format", form, "--out", tmp_path / form)
+        assert done.code == 0, done.err
+    torch.testing.assert_close(latents(DiffusionPipeline.from_pretrained(tmp_path / "pipeline")), wanted, rtol=0, atol=1e-4)
+    exported = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), exported.parameters(), strict=True))
+    assert "transformer=network" in (tmp_path / "transformer" / "README.md").read_text()
+
+    for form in ("lora", "pipeline"):
+        assert run("export", adapted, "--format", form, "--out", tmp_path / f"adapted-{form}").code == 0
+    pipe = DiffusionPipeline.from_pretrained(tiny_sd3_pipeline)
+    pipe.load_lora_weights(tmp_path / "adapted-lora")
+    merged = DiffusionPipeline.from_pretrained(tmp_path / "adapted-pipeline")
+    torch.testing.assert_close(latents(pipe), latents(merged), rtol=0, atol=1e-4)
+    assert (latents(pipe) - latents(DiffusionPipeline.from_pretrained(tiny_sd3_pipeline))).abs().max() > 1e-3
+
+    extracted = run("export", alone, "--format", "lora", "--rank", 64, "--out", tmp_path / "extracted")
+    assert extracted.code == 0, extracted.err
+    refusals = {"unet": "is its transformer: use 'transformer'", "lora-kohya": "use format=lora", "single-file": "use format=pipeline"}
+    for form, words in refusals.items():
+        refused = run("export", alone, "--format", form, *(("--rank", 4) if form.startswith("lora") else ()), "--out", tmp_path / "no")
+        assert (refused.code, words in refused.err, "Stable Diffusion 3" in refused.err) == (2, True, True), refused.err

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from inpo.card import Card, public, public_settings
 from inpo.config import Experiment, load_experiment
 from inpo.evaluation.summary import MethodSummary, SecondScorer
-from inpo.models.families import SD, SDXL
+from inpo.models.families import PIXART_SIGMA, SD, SD3, SDXL
 from inpo.results import Judgement
 
 
@@ -93,3 +93,23 @@ def test_every_form_says_how_it_is_loaded(form: str) -> None:
     assert ("ComfyUI" in text) is (form in ("lora-kohya", "single-file"))
     assert text == dataclasses.replace(card).text()
     assert "written by `inpo export`" in Card("mine", form, SDXL).text()
+
+
+def test_text_encoders_that_are_not_there_are_told_to_diffusers() -> None:
+    """Its pipeline asks for them otherwise: for the result itself, for its base under adapters, and for its base beside a network."""
+    made = load_experiment("sd3-sft", ["data.path=pairs.parquet"])
+    absent = frozenset({"text_encoder_3"})
+    base = repr(made.model.path)
+    for form, start in (("pipeline", "'mine'"), ("lora", base), ("transformer", f"{base}, transformer=network")):
+        text = Card("mine", form, SD3, made, file="x.safetensors", absent=absent).text()
+        assert f"from_pretrained({start}, text_encoder_3=None, tokenizer_3=None)" in text
+        assert "=None" not in Card("mine", form, SD3, made, file="x.safetensors").text().split("## How it was trained")[0]
+
+
+def test_a_lora_that_diffusers_cannot_load_is_said() -> None:
+    """PixArt's pipelines have no loader: the card says to merge. Its tag is in ASCII."""
+    made = load_experiment("pixart-sft", ["data.path=pairs.parquet", "lora.rank=8", "output.format=lora"])
+    text = Card("mine", "lora", PIXART_SIGMA, made, file="x.safetensors").text()
+    assert "inpo export mine --format pipeline" in text
+    assert "load_lora_weights" not in text.split("## How it was trained")[0]
+    assert "pixart-sigma" in ModelCard(text).data.tags

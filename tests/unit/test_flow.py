@@ -87,7 +87,7 @@ def test_a_spy_sees_k_questions_and_lands_on_t(t: float) -> None:
 
 
 def test_the_target_of_inpo_is_the_mean_velocity_of_the_walk() -> None:
-    """target = (x_t − x_0)/t = τ − x_0 at each pair's own t, for winner and loser, and the mean of the velocities along the exact path."""
+    """target = (x_t − x_0)/t = τ − x_0 at each pair's own t, winner and loser; at N = 200 the exact path's mean velocity to 0.03."""
     denoiser, t, shape = gaussian(flow_schedule(), "flow"), torch.tensor([0.05, 0.42, 1.0], dtype=F64), (1, 1, 2)
     batch = pairs(3, shape)
     noised = Inversion(inversion_steps=200)(denoiser, batch, t, PairNoise(0, 0, (0, 1, 2)), lose=True, batch_pairs=2)
@@ -97,10 +97,10 @@ def test_the_target_of_inpo_is_the_mean_velocity_of_the_walk() -> None:
         column = t.view(-1, 1, 1, 1)
         torch.testing.assert_close(side.target, (side.x_t - x_0) / column)
         torch.testing.assert_close(side.target, side.tau - x_0)
-        torch.testing.assert_close(side.x_t, denoiser.trajectory(x_0, denoiser.schedule.at(t)), rtol=0, atol=0.01)
+        torch.testing.assert_close(side.x_t, denoiser.trajectory(x_0, denoiser.schedule.at(t)), rtol=0, atol=0.03)
         times = (torch.arange(500, dtype=F64) + 0.5) / 500
         along = [denoiser(denoiser.trajectory(x_0, denoiser.schedule.at(f * t)), f * t, condition(3)) for f in times]
-        torch.testing.assert_close(side.target, torch.stack(along).mean(dim=0), rtol=0, atol=0.02)
+        torch.testing.assert_close(side.target, torch.stack(along).mean(dim=0), rtol=0, atol=0.03)
 
 
 def test_forward_noising_has_the_flows_mean_and_spread() -> None:

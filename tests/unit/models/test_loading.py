@@ -58,6 +58,16 @@ def test_sizes_follow_from_the_networks(tmp_path: Path, down: int) -> None:
         model.latent_shape(8 * down + 1)
 
 
+def test_stable_diffusion_2_of_768_pixels_is_that_by_its_own_files(tmp_path: Path) -> None:
+    """v-prediction and 96 × 96 latents of 8 pixels: 768 unless another resolution is asked for, as its UNet's config.json says."""
+    folder = tiny_sd(tmp_path, "v_prediction", down=8)
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": 96}))
+    model = load(ModelConfig(str(folder), prediction="v_prediction"))
+    assert (model.policy.prediction, model.default_resolution, model.latent_shape()) == ("v_prediction", 768, (4, 96, 96))
+    assert model.latent_shape(512) == (4, 64, 64)
+
+
 def test_saved_pipeline_loads_without_us(model: Model, tmp_path: Path) -> None:
     """diffusers alone makes the pictures of the changed UNet; tokenizer, scheduler and VAE are the base's; there is no pickle."""
     change(model)
