@@ -75,9 +75,9 @@ class AlignedRun:
         if not (folder / "config.yaml").is_file():
             runs = sorted(str(found.parent) for found in folder.glob("*/config.yaml")) if folder.is_dir() else []
             instead = f" (did you mean {runs[0]!r}?)" if runs else ""
-            raise InputError(f"implicit:{folder} is not a run: it has no config.yaml{instead}; give the --out of inpo train")
+            raise InputError(f"{folder} is not a run: it has no config.yaml{instead}; give the --out of inpo train")
         if not (folder / "model").is_dir():
-            raise InputError(f"implicit:{folder} is a run that has no model/ yet: it did not finish; resume it")
+            raise InputError(f"{folder} is a run that has no model/ yet: it did not finish; resume it")
         return cls(folder, load_experiment(str(folder / "config.yaml")), _adapters(folder / "model"))
 
     def networks(self, load: Loader) -> _Networks:
@@ -87,7 +87,7 @@ class AlignedRun:
         except InputError as error:
             raise InputError(f"implicit:{self.folder}: the base that its config.yaml names cannot be used: {error}") from error
         reference, base = model.reference(), model.fingerprint()
-        model.load_policy(self.folder / "model" if self.adapters else self.folder / "model" / "unet")
+        model.load_policy(self.folder / "model" / ("" if self.adapters else model.family.network.name))
         return _Networks(model, reference, {"policy": model.fingerprint(), "reference": base})
 
     def noising(self, points: Points) -> Noising:
@@ -138,6 +138,7 @@ def _view(resolution: int, sizes: SizeChoice) -> Callable[[Tensor], Shown]:
 
 def _adapters(result: Path) -> Lora | None:
     from inpo.models.base import ADAPTER_FILE
-    from inpo.models.lora import adapter_settings
+    from inpo.models.lora import adapter_part, adapter_settings
 
-    return adapter_settings(result / ADAPTER_FILE) if (result / ADAPTER_FILE).is_file() else None
+    file = result / ADAPTER_FILE
+    return adapter_settings(file, adapter_part(file)) if file.is_file() else None

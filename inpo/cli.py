@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from inpo import cli_compare, cli_data, cli_export
+from inpo import cli_compare, cli_data, cli_export, cli_score
 from inpo.cli_interruption import interrupted, interruptible, outside_training, pictures_kept
 from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation, steering
 from inpo.errors import InputError, Interrupted, RunFault
@@ -33,6 +33,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(world_app, name="world")
 app.add_typer(cli_compare.app)
 app.add_typer(cli_export.app)
+app.add_typer(cli_score.app)
 
 
 @app.command()

@@ -65,7 +65,7 @@ def import_(
 @app.command("score")
 def score(
     path: Annotated[str, typer.Argument(help="Pairs: what data.path may be.")],
-    scorer: Annotated[str, typer.Option("--scorer", help="Who scores: world:oracle, world:clip, pickscore:DIR.")],
+    scorer: Annotated[str, typer.Option("--scorer", help="Who scores: world:oracle, world:clip, pickscore:DIR, implicit:RUN.")],
     out: OutFile,
     where: Annotated[list[str] | None, typer.Option(help='Only rows that pass "nsfw < 0.1"; may be given several times.')] = None,
     root: Annotated[str | None, typer.Option(help="The folder that a listing's paths are relative to.")] = None,

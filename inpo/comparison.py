@@ -19,8 +19,8 @@ from inpo.types import Scorer
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
 
-OWN = {"evaluation", "summary.json", "report.html", ENVIRONMENT}
-"""What an evaluation writes into its folder."""
+OWN = {"evaluation", "summary.json", "report.html", ENVIRONMENT, "accuracy.json", "accuracy.html", "accuracy.pairs.jsonl"}
+"""What an evaluation writes into its folder, and what `inpo score --pairs` does."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from inpo.errors import InputError, nearest
 COLUMNS = ("prompt", "caption")
 """Names under which a table or an object may hold its prompt, the first that is there."""
 
+FILE = "file"
+"""The name under which a table or an object may hold the file name of the picture that its prompt is of."""
+
 _FOREIGN_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", codecs.BOM_UTF32_BE: "UTF-32"}
 
 Located = tuple[str, object]
@@ -38,6 +41,22 @@ def read_prompts(path: Path | str) -> tuple[str, ...]:
     if not prompts:
         raise InputError(f"{path}: no prompt in it")
     return prompts
+
+
+def read_named_prompts(path: Path) -> dict[str, str] | None:
+    """Prompts by the file names of their pictures, where a .csv or .jsonl file has a column or field `file`; None where it has none.
+
+    Raises `InputError` naming file and line.
+    """
+    found: dict[str, str] = {}
+    for place, values in _NAMED[path.suffix.lower()](path) if path.suffix.lower() in _NAMED else ():
+        if not isinstance(values, dict) or (not found and FILE not in values):
+            return None
+        name = values.get(FILE)
+        if not isinstance(name, str) or not name or name in found:
+            raise InputError(f"{path}, {place}: {FILE!r} must be the file name of a picture, each of them once; found {name!r}")
+        found[name] = _checked(path, place, values[_column(path, place, list(values))])
+    return found or None
 
 
 def place_of(path: Path, index: int) -> str:
@@ -76,13 +95,16 @@ def _lines(path: Path) -> Iterator[Located]:
             yield f"line {number}", line
 
 
-def _json_lines(path: Path) -> Iterator[Located]:
+def _json_values(path: Path) -> Iterator[Located]:
     for place, line in _lines(path):
         try:
-            value = json.loads(str(line))
+            yield place, json.loads(str(line))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, {place}: not JSON ({error})") from None
-        yield place, _from_object(path, place, value)
+
+
+def _json_lines(path: Path) -> Iterator[Located]:
+    yield from ((place, _from_object(path, place, value)) for place, value in _json_values(path))
 
 
 def _json(path: Path) -> Iterator[Located]:
@@ -111,14 +133,19 @@ def _column(path: Path, place: str, names: Sequence[str]) -> str:
     raise InputError(f"{path}, {place}: no field 'prompt' or 'caption', only {', '.join(map(repr, names)) or 'none'}{hint}")
 
 
-def _csv(path: Path) -> Iterator[Located]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    """Its rows by the names of the header, which holds a prompt's."""
     rows = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
-    column = _column(path, "line 1", list(rows.fieldnames or ()))
+    _column(path, "line 1", list(rows.fieldnames or ()))
     try:
         for row in rows:
-            yield f"line {rows.line_num}", row[column]
+            yield f"line {rows.line_num}", dict(row)
     except csv.Error as error:
         raise InputError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+
+
+def _csv(path: Path) -> Iterator[Located]:
+    yield from ((place, row[_column(path, place, list(row))]) for place, row in _csv_rows(path))
 
 
 def _parquet(path: Path) -> Iterator[Located]:
@@ -141,3 +168,4 @@ _READERS: dict[str, Callable[[Path], Iterator[Located]]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
+_NAMED: dict[str, Callable[[Path], Iterator[Located]]] = {".jsonl": _json_values, ".csv": _csv_rows}

@@ -140,7 +140,7 @@ def to_json(value: object) -> object:
         return {name: to_json(value[name]) for name in order if value[name] is not None and value[name] != {}}
     if isinstance(value, Mapping):
         return {name: to_json(entry) for name, entry in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [to_json(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 @cache

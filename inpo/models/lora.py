@@ -182,6 +182,15 @@ def merge_file(folder: Path, network: nn.Module, *, part: str = "unet") -> None:
     merge(network)
 
 
+def adapter_part(file: Path) -> str:
+    """Which component of a pipeline the adapters in a file are on, `unet` or `transformer`: their names begin with it."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return min(opened.keys()).partition(".")[0]
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{file} is no complete safetensors file ({error})") from error
+
+
 def adapter_settings(file: Path, part: str = "unet") -> Lora:
     """What the file's metadata says about its adapters."""
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpo.errors import InputError
+from inpo.evaluation.accuracy import ACCURACY, Accuracy, read_accuracy
 from inpo.evaluation.images import INDEX, GeneratedImage, read_images
 from inpo.evaluation.scores import SCORES, ScoreRow, read_scores
 from inpo.evaluation.summary import SUMMARY, Summary, read_summary
@@ -66,7 +67,10 @@ class Images:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Everything that the page is made of. `scores[model, scorer][prompt, sample]`; `notes`: what is missing or could not be read."""
+    """Everything that the page is made of. `scores[model, scorer][prompt, sample]`; `notes`: what is missing or could not be read.
+
+    `accuracies`: what `inpo score --pairs` left in the folder, or in one right below it, whose name then comes first.
+    """
 
     path: Path
     summary: Summary | None
@@ -75,11 +79,12 @@ class RunFolder:
     scores: Mapping[tuple[str, str], Mapping[tuple[int, int], ScoreRow]]
     images: Mapping[str, Images]
     notes: tuple[str, ...]
+    accuracies: tuple[tuple[str, Accuracy], ...] = ()
 
     @property
     def is_a_run(self) -> bool:
         """Whether anything of a run or an evaluation is there, broken or not."""
-        return bool(self.trainings) or any((self.path / name).exists() for name in (SUMMARY, ENVIRONMENT, SCORES.parent))
+        return bool(self.trainings) or any((self.path / name).exists() for name in (SUMMARY, ENVIRONMENT, SCORES.parent, ACCURACY))
 
 
 @dataclass
@@ -133,12 +138,12 @@ def read_run(root: Path) -> RunFolder:
     summary = _summary(reader)
     folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and _is_run(path))]
     trainings = [_training(reader, path, summary) for path in folders if _is_run(path) and not _is_baseline(path, summary)]
-    scores, images = _scores(reader, folders), _images(reader, folders)
+    scores, images, accuracies = _scores(reader, folders), _images(reader, folders), _accuracies(reader, folders)
     environments = [reader.mapping(path / ENVIRONMENT) for path in folders]
     if not any(environments):
         reader.notes.append(f"There is no {ENVIRONMENT}: on what machine this ran is not known.")
     environment = next((found for found in environments if found), {})
-    return RunFolder(root, summary, tuple(_ordered(trainings, summary)), environment, scores, images, tuple(reader.notes))
+    return RunFolder(root, summary, tuple(_ordered(trainings, summary)), environment, scores, images, tuple(reader.notes), accuracies)
 
 
 def _is_run(folder: Path) -> bool:
@@ -247,6 +252,16 @@ def _scores(reader: _Reader, folders: list[Path]) -> Mapping[tuple[str, str], Ma
     if not scores:
         reader.notes.append(f"There is no {SCORES.as_posix()}: single pictures have no scores, so best and worst cases are not known.")
     return scores
+
+
+def _accuracies(reader: _Reader, folders: list[Path]) -> tuple[tuple[str, Accuracy], ...]:
+    found = []
+    for folder in (folder for folder in folders if (folder / ACCURACY).is_file()):
+        try:
+            found.append((folder.name if folder != reader.root else "", read_accuracy(folder / ACCURACY)))
+        except InputError as error:
+            reader.notes.append(f"{reader.name(folder / ACCURACY)} cannot be used: {error}")
+    return tuple(found)
 
 
 def _images(reader: _Reader, folders: list[Path]) -> Mapping[str, Images]:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from inpo.errors import InputError
 from inpo.evaluation.compared import COMPARISON
 from inpo.evaluation.summary import to_json
 from inpo.files import replacing
 from inpo.report import wording
-from inpo.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from inpo.report.accuracy import accuracy_view
 from inpo.report.curves import bucket_charts, held_out_charts, step_charts
 from inpo.report.files import RunFolder, Training, flattened, read_run
 from inpo.report.gallery import gallery, strips
 from inpo.report.pictures import Album
+from inpo.report.rendering import environment, style
 from inpo.report.results import method_colours, results
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 REPORT = "report.html"
 
@@ -37,8 +31,6 @@ COSTS = {
     "seconds": "seconds",
 }
 """What a method's training took, and what it is called."""
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -92,6 +84,7 @@ def render(run: RunFolder) -> str:
         rejected=_rejected(run.trainings),
         costs=_costs(run),
         digits=wording.gain_digits(_gains(run)),
+<<<<<<< HEAD
     )
 
 
@@ -125,6 +118,13 @@ def environment() -> Environment:
     return made
 
 
+=======
+        accuracies=[accuracy_view(place, accuracy) for place, accuracy in run.accuracies],
+        **style(),
+    )
+
+
+>>>>>>> 55f6362 (inpo score: pictures ranked by any scorer, and how often a scorer prefers what was preferred, by t, on a page and in the report)
 def _settings(trainings: Sequence[Training]) -> Settings:
     known = [training for training in trainings if training.settings]
     keys = dict.fromkeys(key for training in known for key in training.settings)

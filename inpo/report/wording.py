@@ -90,6 +90,11 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def brief(value: float) -> str:
+    """A difference of any size: its sign, three digits, a true minus."""
+    return f"{value:+.3g}".replace("-", "−")
+
+
 def gain_digits(gains: Iterable[float]) -> int:
     """Decimals that show all of these gains: three, and more where even the largest is small (a cosine's, say)."""
     largest = max((abs(gain) for gain in gains), default=0.0)

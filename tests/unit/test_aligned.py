@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -55,15 +55,18 @@ def picture(seed: int, width: int = 16, height: int = 16) -> Tensor:
     return torch.from_numpy(making.noise_picture(seed, width, height))
 
 
-def by_hand(base: Path, run: Path, image: Tensor, told: dict[str, Tensor] | None = None) -> Tensor:
-    """R − L at ten times: base and result loaded as two models, each time inverted by the result alone."""
+VP = tuple(50.0 + 100 * i for i in range(10))
+
+
+def by_hand(base: Path, run: Path, image: Tensor, told: dict[str, Tensor] | None = None, *, times: Sequence[float] = VP) -> Tensor:
+    """R − L at each time: base and result loaded as two models, each time inverted by the result alone."""
     reference, policy = load(ModelConfig(str(base))), load(ModelConfig(str(run)))
     x_0 = policy.encoder.encode_images(show(Image.fromarray(image.numpy()), CENTER, 16)[None]).mean
     condition = Condition({**policy.encoder.encode_prompts([PROMPT]).tensors, **(told or {})})
     gains = []
     with torch.no_grad():
-        for i in range(10):
-            single, t = PairBatch(x_0, None, condition, torch.ones(1), ("",)), torch.tensor([50 + 100 * i])
+        for i, time in enumerate(times):
+            single, t = PairBatch(x_0, None, condition, torch.ones(1), ("",)), torch.tensor([time if times is not VP else int(time)])
             noise = PairNoise(seed_for("implicit reward"), 0, (i,))
             point = Inversion()(policy.policy, single, t, noise, lose=False, batch_pairs=1).win
             asked = [model.policy(point.x_t, t, condition) for model in (policy, reference)]
@@ -84,6 +87,17 @@ def test_the_reward_is_that_of_base_and_result(settings: tuple[str, ...], traine
     assert expected.abs().min() > 1e-6
     assert torch.allclose(found.float(), expected, rtol=0, atol=3e-6 * float(expected.abs().max()) + 2e-7)
     assert torch.equal(judge.score(images, [PROMPT] * 2), found.mean(1).float())
+
+
+@pytest.mark.parametrize("settings", [(), (*LORA, "output.format=lora")])
+def test_networks_that_are_no_unet_and_flows_are_judges_too(settings: tuple[str, ...], trained: Trained, tiny_sd3_pipeline: Path) -> None:
+    """SD3: a transformer, rectified flow, times in (0, 1]."""
+    run, image = trained(*settings, model=tiny_sd3_pipeline, recipe="sd3-inpo"), picture(0)
+    judge = compose.scorer(f"implicit:{run}")
+    found, expected = judge.by_time([image], [PROMPT])[0], by_hand(tiny_sd3_pipeline, run, image, times=judge.t)
+    assert judge.t == pytest.approx([0.05 + 0.1 * i for i in range(10)])
+    assert expected.abs().max() > 1e-6
+    assert torch.allclose(found.float(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()) + 1e-6)
 
 
 def test_a_run_that_saved_its_unet_alone_will_do(trained: Trained) -> None:
@@ -178,7 +192,7 @@ def test_options_are_checked(options: str, message: str) -> None:
 
 def test_what_is_no_finished_run_is_refused(trained: Trained, tmp_path: Path) -> None:
     """No folder, a folder of runs, a run without a result, a base that has gone: one line each, which says where to look."""
-    with pytest.raises(InputError, match=r"implicit:nowhere is not a run: it has no config\.yaml; give the --out of inpo train"):
+    with pytest.raises(InputError, match=r"^nowhere is not a run: it has no config\.yaml; give the --out of inpo train"):
         compose.scorer("implicit:nowhere")
     with pytest.raises(InputError, match="'implicit:' is not a scorer"):
         compose.scorer("implicit:")

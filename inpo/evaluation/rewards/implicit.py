@@ -43,6 +43,11 @@ class ImplicitScorer:
         """The times that are looked at, in the schedule's unit."""
         return tuple(self._reward.t.tolist())
 
+    @property
+    def part_count(self) -> int:
+        """Into how many equal parts of the path the times fall."""
+        return min(self._reward.times, PARTS)
+
     def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """r̂, fp32 `[B]`; `images` uint8 `[H,W,3]` of any size."""
         return self.by_time(images, prompts).mean(dim=1).float()

@@ -66,3 +66,8 @@ def test_verdicts_and_p():
 def test_long_seeds_are_shown_by_their_end(value: int, shown: str):
     """Nineteen digits tell nobody anything; the page keeps them where one points."""
     assert wording.seed(value) == shown
+
+
+def test_a_difference_of_any_size() -> None:
+    """Three digits, its sign, a true minus."""
+    assert [wording.brief(value) for value in (0.0010434, -0.08167, 12.3456, 0.0)] == ["+0.00104", "−0.0817", "+12.3", "+0"]

@@ -1,0 +1,48 @@
+"""`inpo score`: pictures, or preference pairs, through scorers."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inpo.cli_interruption import interrupted
+from inpo.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def score(
+    scorer: Annotated[
+        str, typer.Option("--scorer", help="One or more, with commas: world:oracle, world:clip, pickscore:DIR, implicit:RUN.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl; with --pairs, .json.")],
+    images: Annotated[Path | None, typer.Option("--images", help="A folder of inpo generate, or any folder of pictures.")] = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", help="Their prompts, a file or a set; not for generated ones.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt for all pictures.")] = None,
+    pairs: Annotated[str | None, typer.Option("--pairs", help="Instead of --images: what data.path may be, or held-out:RUN.")] = None,
+    limit: Annotated[int, typer.Option(help="The most pairs that are looked at, the first.")] = 512,
+    force: Annotated[bool, typer.Option("--force", help="Score all anew, and replace that file.")] = False,
+) -> None:
+    """Score pictures, and rank those of each prompt; or measure how often a scorer prefers what people preferred."""
+    names = tuple(scorer.split(","))
+    if (images is None) == (pairs is None):
+        raise InputError("give --images, a folder of pictures to score, or --pairs, preference pairs to measure the scorers on")
+    if pairs is not None and (prompts is not None or prompt is not None):
+        raise InputError("--pairs bring their prompts with them: leave --prompts and --prompt out")
+    try:
+        if images is not None:
+            from inpo.judging import Scoring, score_pictures
+
+            print("\n".join(score_pictures(Scoring(names, images, prompts, prompt), out, force=force).lines()))
+        elif pairs is not None:
+            from inpo.pair_accuracy import PairScoring, lines, measure_accuracy
+
+            print("\n".join(lines(measure_accuracy(PairScoring(names, pairs, limit), out, force=force))))
+            print(f"page: {out.with_suffix('.html')}")
+    except KeyboardInterrupt:
+        advice = f"what was scored is kept at {out}, and the same command goes on from there"
+        raise interrupted("interrupted", signal.SIGINT, advice) from None
