@@ -76,7 +76,7 @@ def measure_accuracy(job: PairScoring, out: Path, *, force: bool = False) -> Acc
     Raises `InputError` for whatever can be known to be wrong before a scorer is asked, and for an `out` of other pairs or scorers
     (unless `force`).
     """
-    from inpo.report.accuracy import write_accuracy_page
+    from inpo.report.page import write_accuracy_page
 
     _check_out(job, out, force=force)
     opened = _open(job)

@@ -186,7 +186,7 @@ def adapter_part(file: Path) -> str:
     """Which component of a pipeline the adapters in a file are on, `unet` or `transformer`: their names begin with it."""
     try:
         with safe_open(file, framework="pt") as opened:
-            return min(opened.keys()).partition(".")[0]
+            return str(min(opened.keys())).partition(".")[0]
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file} is no complete safetensors file ({error})") from error
 

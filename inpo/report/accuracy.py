@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from inpo.evaluation.accuracy import Accuracy, Agreement, ScorerAccuracy
-from inpo.files import replacing
 from inpo.report.charts import Chart, Series, line_chart
-from inpo.report.rendering import environment, style
 from inpo.report.results import COLOURS, Interval
 
 
@@ -43,13 +40,6 @@ def accuracy_view(place: str, accuracy: Accuracy) -> AccuracyView:
     )
     timed = [row for row in rows if row.found.by_t]
     return AccuracyView(place, accuracy, rows, tuple((row.name, row.colour) for row in timed), tuple(_charts(timed)))
-
-
-def write_accuracy_page(path: Path, accuracy: Accuracy) -> None:
-    """A page of its own, self-contained as the report is. Replaces `path` in one move."""
-    html = environment().get_template("accuracy_page.html.jinja").render(one=accuracy_view("", accuracy), **style())
-    with replacing(path) as partial:
-        partial.write_text(html, encoding="utf-8")
 
 
 def _bar(agreement: Agreement) -> Interval:

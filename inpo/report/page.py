@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inpo.errors import InputError
 from inpo.evaluation.compared import COMPARISON
@@ -13,12 +17,17 @@ from inpo.evaluation.summary import to_json
 from inpo.files import replacing
 from inpo.report import wording
 from inpo.report.accuracy import accuracy_view
+from inpo.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from inpo.report.curves import bucket_charts, held_out_charts, step_charts
 from inpo.report.files import RunFolder, Training, flattened, read_run
 from inpo.report.gallery import gallery, strips
 from inpo.report.pictures import Album
-from inpo.report.rendering import environment, style
 from inpo.report.results import method_colours, results
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from inpo.evaluation.accuracy import Accuracy
 
 REPORT = "report.html"
 
@@ -31,6 +40,8 @@ COSTS = {
     "seconds": "seconds",
 }
 """What a method's training took, and what it is called."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,15 @@ def render(run: RunFolder) -> str:
         rejected=_rejected(run.trainings),
         costs=_costs(run),
         digits=wording.gain_digits(_gains(run)),
-<<<<<<< HEAD
+        accuracies=[accuracy_view(place, accuracy) for place, accuracy in run.accuracies],
     )
+
+
+def write_accuracy_page(path: Path, accuracy: Accuracy) -> None:
+    """Accuracy on pairs on a page of its own. Replaces `path` in one move."""
+    html = environment().get_template("accuracy_page.html.jinja").render(one=accuracy_view("", accuracy))
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8")
 
 
 def environment() -> Environment:
@@ -107,8 +125,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "rate": wording.rate, "decimals": wording.decimals, "signed": wording.signed, "plain": wording.plain, "p_value": wording.p_value,
-        "short": wording.short, "seed": wording.seed, "json": json.dumps, "name": wording.display_name,
+        "rate": wording.rate, "decimals": wording.decimals, "signed": wording.signed, "brief": wording.brief,
+        "plain": wording.plain, "p_value": wording.p_value, "short": wording.short, "seed": wording.seed,
+        "json": json.dumps, "name": wording.display_name,
     }  # fmt: skip
     made.globals |= {
         "style": Markup(style),
@@ -118,13 +137,6 @@ def environment() -> Environment:
     return made
 
 
-=======
-        accuracies=[accuracy_view(place, accuracy) for place, accuracy in run.accuracies],
-        **style(),
-    )
-
-
->>>>>>> 55f6362 (inpo score: pictures ranked by any scorer, and how often a scorer prefers what was preferred, by t, on a page and in the report)
 def _settings(trainings: Sequence[Training]) -> Settings:
     known = [training for training in trainings if training.settings]
     keys = dict.fromkeys(key for training in known for key in training.settings)

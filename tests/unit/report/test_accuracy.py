@@ -9,8 +9,9 @@ import pytest
 
 from inpo.evaluation.accuracy import Accuracy, scorer_accuracy, write_accuracy
 from inpo.report import build_report
-from inpo.report.accuracy import accuracy_view, write_accuracy_page
+from inpo.report.accuracy import accuracy_view
 from inpo.report.files import read_run
+from inpo.report.page import write_accuracy_page
 
 GAPS = [[0.001 * (i % 3 - 0.9 + 0.1 * t) for t in range(10)] for i in range(40)]
 
