@@ -206,7 +206,7 @@ class FlowSchedule:
 
     def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
         """t + strides/N, at most 1."""
-        return (t + strides / steps).clamp(max=1)
+        return (t + strides.to(t.dtype) / steps).clamp(max=1)
 
     def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
         """n_j = t − (k − j)/N; the short step is the first."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from inpo.implicit import ImplicitReward, path_times
 from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.objectives.pairwise import implicit_margin
 from inpo.randomness import PairNoise, seed_for
 from inpo.schedule import FlowSchedule, Prediction, Schedule
-from inpo.types import Denoising, PairBatch
+from inpo.types import Condition, Denoiser, Denoising, PairBatch
 from inpo.world.gaussian import GaussianDenoiser
 from tests.worlds import F64, AffineDenoiser, condition, flow_schedule, gaussian, sd_schedule
 
@@ -174,3 +175,63 @@ def test_a_method_of_one_part_of_the_path_is_asked_there() -> None:
     """t_range [0.3, 0.5] in four parts: t = 325, 375, 425, 475."""
     assert reward(Forward(t_range=(0.3, 0.5)), times=4).t.tolist() == [325, 375, 425, 475]
     assert reward(Forward(t_range=(0.3, 0.5)), "flow", times=4).t.tolist() == pytest.approx([0.325, 0.375, 0.425, 0.475])
+
+
+@dataclass
+class Spy:
+    """Counts the rows that a network is asked for, and remembers the times of the last question."""
+
+    inner: Denoiser
+    rows: int = 0
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.inner.schedule
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.inner.prediction
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.rows += len(t)
+        return self.inner(x_t, t, condition)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("noising", "times", "evaluations"), [
+    (Forward(), 10, 0), (Inversion(), 10, 10), (Inversion(), 30, 30), (Inversion(), 5, 2 + 4 + 6 + 8 + 10), (Inversion(eta=0.5), 10, 55),
+    (Inversion(inversion_steps=5), 10, 10), (Inversion(inversion_steps=7), 7, 28), (Inversion(times_per_trajectory=3), 10, 10),
+    (Inversion(t_range=(0.0, 0.5)), 10, 30), (Inversion(inverter="reference"), 10, 10), (InversionStep(), 10, 10),
+])  # fmt: skip
+def test_what_a_picture_costs(kind: Prediction, noising: Noising, times: int, evaluations: int) -> None:
+    """Two evaluations a time to compare, and the walks: one for each place in a bucket where nothing is drawn on the way, else Σ k(t).
+
+    The nodes of one walk are the points of ten times: 10 in place of 55. Seven steps do not divide 1000 times, but do a flow. At the very
+    end of a bucket, as 0.1 and 300 are, a flow's time belongs to the bucket below it, and a whole time to the one above.
+    """
+    judge = reward(noising, kind, times)
+    spies = Spy(judge.policy), Spy(judge.reference)
+    counted = replace(judge, policy=spies[0], reference=spies[1])
+    found = counted.by_time(X_0, condition(1))
+    of_flow = {28: 7, 30: 25 if times == 5 else 30}.get(evaluations, evaluations)
+    assert spies[0].rows + spies[1].rows == 2 * times + (of_flow if kind == "flow" else evaluations)
+    assert len(found) == times
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "noising", [Inversion(), Inversion(order=2), Inversion(corrector_steps=1), Inversion(inverter="reference"), InversionStep()]
+)
+@pytest.mark.parametrize("times", [10, 20])
+def test_one_walk_for_all_times_changes_nothing(kind: Prediction, noising: Inversion, times: int) -> None:
+    """Against a walk of its own for each time."""
+    judge = reward(noising, kind, times)
+    assert judge._walks()[1] == times // 10
+    single = PairBatch(X_0, None, condition(1), torch.ones(1), ("",))
+    walker = judge.reference if noising.inverter == "reference" else judge.policy
+    expected = []
+    for t in judge.t:
+        point = noising(walker, single, t[None], PairNoise(0, 0, (0,)), lose=False, batch_pairs=1).win
+        answers = (network(point.x_t, point.t, condition(1)) for network in (judge.policy, judge.reference))
+        expected.append(float(Denoising(point.target, *answers).gain))
+    assert judge.by_time(X_0, condition(1)).numpy() == pytest.approx(np.array(expected), abs=1e-12)
