@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpo.comparing.cells import read_cells
+from inpo.comparing.cells import CELLS, read_cell, read_cells
 from inpo.comparing.make import make, taken
 from inpo.comparing.plan import Plan, Planned
 from inpo.comparing.spec import AGAIN, BASE, Comparison, load_comparison
 from inpo.comparing.state import State
 from inpo.comparing.tables import write_results
 from inpo.console import say
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError, RunFault, nearest
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,37 @@ def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool
     """Makes what is missing of the comparison `source` (a packaged one's name or a file) in `out`/cells; then table and page.
 
     A cell that is there is not made again, one that was interrupted goes on, and one that another process is making is left to
-    it. Raises `InputError`, `RunFault`, and `Interrupted` once the last completed step is saved.
+    it. Raises `InputError`, `RunFault` once everything else is made, and `Interrupted` once the last completed step is saved.
     """
     choice = choice or Choice()
     comparison = load_comparison(source, quick=quick)
     _check(comparison, choice)
     _prepare(out)
-    state = State(Plan(comparison), read_cells(out))
-    skipped: set[str] = set()
-    while (cell := _next(state, choice, skipped)) is not None:
-        if not _make(cell, out):
-            skipped.add(cell.digest)
-        state = State(state.plan, read_cells(out, state.cells))
+    state, faults = _make_all(State(Plan(comparison), read_cells(out)), choice, out)
     write_results(state, out)
-    if skipped:
-        say(f"left to the processes that are making them: {len(skipped)} cells; the same command completes the table when they are done")
+    if faults:
+        raise RunFault(f"{len(faults)} of the cells could not be made; the same command tries them again. The first: {faults[0]}")
     return state
+
+
+def _make_all(state: State, choice: Choice, out: Path) -> tuple[State, list[str]]:
+    """Makes what is missing and wanted. A run that breaks down (numbers that are not finite, say) is told, and the others go on.
+
+    While all that is left is being made by other processes, it waits for them: what follows from theirs may be to share again.
+    """
+    held: set[str] = set()
+    broken: dict[str, str] = {}
+    while True:
+        cell = _next(state, choice, held | set(broken))
+        if cell is None and not held:
+            return state, list(broken.values())
+        if cell is None:
+            say(f"waiting for cells that other processes are making: {len(held)}")
+            time.sleep(WAIT_SECONDS)
+            held.clear()
+        elif (fault := _make(cell, out, held)) is not None:
+            broken[cell.digest] = fault
+        state = State(state.plan, read_cells(out, state.cells))
 
 
 def look_up(source: str, out: Path, *, quick: bool = False) -> State:
@@ -82,14 +99,23 @@ def _next(state: State, choice: Choice, skipped: set[str]) -> Planned | None:
     return next((cell for cell in wanted if state.find(cell) is None), None)
 
 
-def _make(cell: Planned, out: Path) -> bool:
-    """Whether it could be made: another process may be at it."""
+def _make(cell: Planned, out: Path, held: set[str]) -> str | None:
+    """Makes a cell, or puts it among those that another process holds. What went wrong, if something did."""
+    path = out / CELLS / f"{cell.stem}.json"
     with taken(cell, out) as work:
         if work is None:
-            return False
-        say(f"making {cell.stem}")
-        make(cell, work, out)
-        return True
+            held.add(cell.digest)
+        elif path.is_file() and cell.accepts(read_cell(path)):
+            # Another process has finished it since this one looked.
+            shutil.rmtree(work, ignore_errors=True)
+        else:
+            say(f"making {cell.stem}")
+            try:
+                make(cell, work, out)
+            except RunFault as fault:
+                say(f"{cell.stem} could not be made: {fault}")
+                return f"{cell.stem}: {fault}"
+    return None
 
 
 def _check(comparison: Comparison, choice: Choice) -> None:
@@ -107,6 +133,9 @@ def _prepare(out: Path) -> None:
         raise InputError(f"{out} holds {min(foreign)}, and is no comparison's folder; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 
+
+WAIT_SECONDS = 20.0
+"""Between looks at what other processes are making."""
 
 OWN = {"cells", "work", "pictures", "comparison.json", "summary.json", "table.md", "table.csv", "report.html", "environment.json"}
 """What a comparison writes into its folder."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inpo.comparing.results import results
@@ -74,6 +74,8 @@ def table(found: Compared) -> Iterator[str]:
     if first is not None:
         yield f"\n## {first.name} less each other arm, mean score, paired by prompt\n"
         yield from _differences(first, found)
+    yield from _samplings(found)
+    yield from _chosen(found)
 
 
 def _rows(found: Compared) -> Iterator[str]:
@@ -102,6 +104,38 @@ def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
         ends = [_said(duel) for kind in ("last", "forwards") for duel in duels if duel.kind == kind]
         cells = [signed(by_step[step].difference) if step in by_step else "" for step in steps]
         yield f"| {other.name} | {' | '.join([*cells, *ends])} |"
+
+
+def _samplings(found: Compared) -> Iterator[str]:
+    """Gains at the ends of the runs, sampled otherwise."""
+    ways = sorted({(one.guidance, one.sampler_steps) for arm in found.arms for one in arm.samplings})
+    if len(ways) < 2:
+        return
+    yield "\n## Gain over the base that is sampled in the same way\n"
+    yield f"| arm | {' | '.join(f'{steps} steps, guidance {guidance:g}' for guidance, steps in ways)} |"
+    yield "|---" * (len(ways) + 1) + "|"
+    for arm in [arm for arm in found.arms if arm.samplings]:
+        gains = {(one.guidance, one.sampler_steps): signed(one.gain) for one in arm.samplings}
+        yield f"| {arm.name} | {' | '.join(gains.get(way, '') for way in ways)} |"
+
+
+def _chosen(found: Compared) -> Iterator[str]:
+    """Every trial of every arm, the chosen one in bold."""
+    tried = [arm for arm in found.arms if arm.trials]
+    if not tried:
+        return
+    yield f"\n## Settings tried on {found.trial_prompts}, mean score, the chosen ones in bold\n"
+    yield "| arm | trials |"
+    yield "|---|---|"
+    for arm in tried:
+        rows = [f"{_knobs(trial.knobs)}: {'missing' if trial.score is None else f'{trial.score:.4f}'}" for trial in arm.trials]
+        shown = [f"**{row}**" if trial.chosen else row for row, trial in zip(rows, arm.trials, strict=True)]
+        yield f"| {arm.name} | {' · '.join(shown)} |"
+
+
+def _knobs(knobs: Mapping[str, object]) -> str:
+    """The settings' last names and their values."""
+    return " ".join(f"{key.rpartition('.')[2]} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in knobs.items())
 
 
 def _said(duel: Duel) -> str:

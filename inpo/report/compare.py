@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,10 +185,12 @@ def _settings(arms: Sequence[ArmResult]) -> list[str]:
 
 
 def _command(folder: Path) -> str | None:
+    """What was typed last, without what made it a part of the whole."""
     from inpo.report.page import typed
 
     try:
         values = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return typed(values) if isinstance(values, dict) else None
+    command = typed(values) if isinstance(values, dict) else None
+    return None if command is None else re.sub(r" --(?:table|knobs|(?:only|seeds)[ =]\S+)(?= |$)", "", command)

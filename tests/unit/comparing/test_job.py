@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from inpo.comparing import Choice, compare, make
+from inpo.comparing import Choice, compare, job, make
 from inpo.comparing.cells import Cell, read_cell
 from inpo.comparing.job import listing, look_up
-from inpo.comparing.state import State
-from inpo.errors import InputError
+from inpo.comparing.plan import Planned
+from inpo.errors import InputError, RunFault
 from inpo.evaluation.compared import read_compared
 from inpo.evaluation.summary import read_summary
 from inpo.training.lock import Lock
@@ -173,19 +175,64 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint(made: tuple[str, Path],
     assert numbers(cells(tmp_path / "out")[name]) == numbers(cells(whole)[name])
 
 
-def test_what_another_process_makes_is_left_to_it(made: tuple[str, Path], tmp_path: Path) -> None:
-    """So the same command may be started once a core: each takes what is free, and nothing is made twice."""
+def test_what_another_process_makes_is_left_to_it(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the same command may be started once a core: each takes what is free, waits for what is not, and makes nothing twice."""
     file, whole = made
     shutil.copytree(whole / "cells", tmp_path / "cells")
-    for path in (tmp_path / "cells").glob("base*.json"):
+    theirs, *ours = sorted((tmp_path / "cells").glob("base*.json"), reverse=True)
+    for path in (theirs, *ours):
         path.unlink()
-    state: State = look_up(file, tmp_path)
-    held = tmp_path / "work" / state.plan.base()[0].stem
+    held = tmp_path / "work" / theirs.stem
     held.mkdir(parents=True)
-    lock = Lock(held / "lock.json")
+    lock, waited = Lock(held / "lock.json"), []
+
+    def finish(seconds: float) -> None:
+        waited.append([path.name.split(".")[0] for path in sorted((tmp_path / "cells").glob("base*"))])
+        shutil.copy(whole / "cells" / theirs.name, tmp_path / "cells")
+        lock.release()
+
+    monkeypatch.setattr(job, "time", SimpleNamespace(sleep=finish))
     compare(file, tmp_path)
-    lock.release()
-    assert [path.name.split(".")[0] for path in sorted((tmp_path / "cells").glob("base*"))] == ["base-again"]
+    assert waited == [["base-again"]]
+    assert theirs.read_bytes() == (whole / "cells" / theirs.name).read_bytes()
+
+
+def test_a_cell_finished_meanwhile_is_not_made_again(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process wrote it after this one had looked, and before it took the lock."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    late = next((tmp_path / "cells").glob("inpo.seed-1.*.json"))
+    late.unlink()
+    take = job.taken
+
+    def finished(cell: Planned, out: Path) -> AbstractContextManager[Path | None]:
+        shutil.copy(whole / "cells" / late.name, late)
+        return take(cell, out)
+
+    monkeypatch.setattr(job, "taken", finished)
+    monkeypatch.setattr(job, "make", lambda *arguments: pytest.fail("made again"))
+    compare(file, tmp_path)
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_run_that_breaks_down_stops_no_other(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told at once and at the end, where the command fails; the other cells are made, and so are the tables."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    for path in (*(tmp_path / "cells").glob("dpo.seed-0.*"), *(tmp_path / "cells").glob("dpo.seed-1.*")):
+        path.unlink()
+    really = job.make
+
+    def make_or_break(cell: Planned, work: Path, out: Path) -> Cell:
+        if cell.seed == 0:
+            raise RunFault("step 3: the loss is not finite")
+        return really(cell, work, out)
+
+    monkeypatch.setattr(job, "make", make_or_break)
+    with pytest.raises(RunFault, match=r"1 of the cells could not be made.* dpo\.seed-0\..*: step 3: the loss is not finite"):
+        compare(file, tmp_path)
+    assert len(list((tmp_path / "cells").glob("dpo.seed-*"))) == 1
+    assert "| dpo | 1 of 2 |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_folder_of_something_else_is_refused(made: tuple[str, Path], tmp_path: Path) -> None:
@@ -220,7 +267,11 @@ def test_the_tables_are_of_the_cells(made: tuple[str, Path]) -> None:
     lines = (out / "table.csv").read_text().splitlines()
     # Two steps and one more way of sampling for each of three arms, and the base again.
     assert len(lines) == 1 + 3 * 3 + 1
-    assert "| inpo | 2 | 4 | " in (out / "table.md").read_text()
+    text = (out / "table.md").read_text()
+    assert "| inpo | 2 | 4 | " in text
+    assert "| arm | 1 steps, guidance 3 | 2 steps, guidance 3 |" in text
+    trials = next(line for line in text.splitlines() if line.startswith("| dpo | ") and "beta" in line)
+    assert (trials.count("beta 500:"), trials.count("beta 1000:"), trials.count("**")) == (1, 1, 2)
 
 
 def test_a_table_of_what_is_there(made: tuple[str, Path], tmp_path: Path) -> None:

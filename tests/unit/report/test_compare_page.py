@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def test_text_of_the_file_is_text(tmp_path: Path) -> None:
 def test_the_page_is_pure_in_the_files(tmp_path: Path) -> None:
     write_comparison(tmp_path / "a")
     assert page(tmp_path / "a") == page(tmp_path / "a")
+
+
+def test_the_command_is_that_of_the_whole(tmp_path: Path) -> None:
+    """Not of the sitting that happened to be the last one."""
+    write_comparison(tmp_path / "a")
+    for rest in ("--table", "--only inpo,sft --seeds 0-3", "--knobs --only=inpo", ""):
+        command = ["/usr/bin/inpo", "compare", "world", *rest.split(), "--out", "runs/world"]
+        (tmp_path / "a" / "environment.json").write_text(json.dumps({"command": command}), encoding="utf-8")
+        assert "<code>inpo compare world --out runs/world</code>" in page(tmp_path / "a")
 
 
 def test_a_broken_comparison_is_refused(tmp_path: Path) -> None:
