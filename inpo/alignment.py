@@ -167,7 +167,7 @@ def save_result(model: Model, experiment: Experiment, folder: Path, *, pairs: in
         model.save_network(folder / experiment.output.format)
     else:
         model.save_pipeline(folder)
-    file = ADAPTER_FILE if experiment.output.format == "lora" else None
+    file = {"lora": ADAPTER_FILE, "pipeline": None}.get(experiment.output.format, experiment.output.format)
     name = folder.resolve().parent.name
     card = Card(name, experiment.output.format, model.family, experiment, pairs=pairs, file=file, absent=model.absent)
     with replacing(folder / CARD) as partial:

@@ -28,7 +28,8 @@ _PLACES = {"model": ("path", "unet", "transformer", "vae", "config"), "data": ("
 
 @dataclass(frozen=True)
 class Card:
-    """`form`: what the result is (a format of `inpo export`). `file`: the one that is loaded, where the result is a single file.
+    """`form`: what the result is (a format of `inpo export`). `file`: the one that is loaded, where the result is a single file;
+    of a network, the folder inside the result that it lies in.
 
     `pairs`: how many the data had, None where nobody counted. `kept`: of a LoRA extracted from a fully trained network, the share of its
     update's energy that it has. `absent`: names of text encoders that its pipeline has none of.
@@ -119,7 +120,8 @@ class Card:
             return f"{whole}.from_pretrained({self._base!r}{options})\npipe.load_lora_weights({self.name!r}, weight_name={file!r})"
         if self.form == self.family.network.name:
             kind = self.family.network.kind
-            imports = f"from diffusers import {pipeline}, {kind}\n\nnetwork = {kind}.from_pretrained({self.name!r})"
+            inside = f", subfolder={self.file!r}" if self.file else ""
+            imports = f"from diffusers import {pipeline}, {kind}\n\nnetwork = {kind}.from_pretrained({self.name!r}{inside})"
             return f"{imports}\npipe = {pipeline}.from_pretrained({self._base!r}, {self.form}=network{options})"
         return f"{whole}.from_pretrained({self.name!r}{options})"
 

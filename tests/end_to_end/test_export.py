@@ -112,7 +112,9 @@ def test_adapters_on_adapters(make: Make, run: Run, tiny_pipeline: Path, tmp_pat
 def test_a_run_that_kept_its_unet_alone(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
     """The rest of the pipeline is its base's."""
     out = make("alone", "output.format=unet")
-    assert "`pairs.parquet`, 12 pairs" in (out / "model" / "README.md").read_text()
+    card = (out / "model" / "README.md").read_text()
+    assert "`pairs.parquet`, 12 pairs" in card
+    assert "UNet2DConditionModel.from_pretrained('alone', subfolder='unet')" in card
     assert run("export", out, "--out", tmp_path / "whole").code == 0
     ours = load(ModelConfig(str(tiny_pipeline), unet=str(out / "model" / "unet")))
     assert ours.fingerprint() == load(ModelConfig(str(tmp_path / "whole"))).fingerprint()
