@@ -51,9 +51,10 @@ def _charts(timed: Sequence[JudgeRow]) -> list[Chart]:
     """Accuracy and mean gap by part of the path."""
     parts = max((len(row.found.by_t) for row in timed), default=0)
     axis = "tenth of the path, k" if parts == 10 else f"part of the path, k of {parts}"
+    # Unnamed: a name would stand on the right end of the curves, which comes near the level there.
     panels = (
-        ("Accuracy by t", "with 95 % intervals (Wilson)", (0.5, "a coin"), ("accuracy", "low", "high")),
-        ("Mean gap by t", "preferred less other, with 95 % intervals", (0.0, "none"), ("gap", "gap_low", "gap_high")),
+        ("Accuracy by t", "with 95 % intervals (Wilson); dotted: a coin", (0.5, ""), ("accuracy", "low", "high")),
+        ("Mean gap by t", "preferred less other, with 95 % intervals; dotted: no gap", (0.0, ""), ("gap", "gap_low", "gap_high")),
     )
     drawn = (
         line_chart(title, [_series(row, keys) for row in timed], note=note, x_label=axis, reference=level, smooth=False)

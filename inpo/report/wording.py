@@ -91,8 +91,8 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def brief(value: float) -> str:
-    """A difference of any size: its sign, three digits, a true minus."""
-    return f"{value:+.3g}".replace("-", "−")
+    """A difference of any size: its sign, two digits, a true minus."""
+    return f"{value:+.2g}".replace("-", "−")
 
 
 def gain_digits(gains: Iterable[float]) -> int:

@@ -69,5 +69,5 @@ def test_long_seeds_are_shown_by_their_end(value: int, shown: str):
 
 
 def test_a_difference_of_any_size() -> None:
-    """Three digits, its sign, a true minus."""
-    assert [wording.brief(value) for value in (0.0010434, -0.08167, 12.3456, 0.0)] == ["+0.00104", "−0.0817", "+12.3", "+0"]
+    """Two digits, its sign, a true minus."""
+    assert [wording.brief(value) for value in (0.0010634, -0.08167, 12.3456, 0.0)] == ["+0.0011", "−0.082", "+12", "+0"]
