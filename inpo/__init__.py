@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from inpo.evaluation.winrate import win_rate
     from inpo.exporting import Export, export
     from inpo.generation import GenerationConfig, generate
+    from inpo.judging import Scoring, score_pictures
     from inpo.models.config import Lora
     from inpo.noising import Forward, Inversion
     from inpo.onpolicy import OnPolicy, generate_pairs
+    from inpo.pair_accuracy import PairScoring, measure_accuracy
     from inpo.schedule import Schedule
 
 __version__ = "0.1.0"
@@ -53,11 +55,15 @@ _NAMES = {
     "export": "inpo.exporting",
     "GenerationConfig": "inpo.generation",
     "generate": "inpo.generation",
+    "Scoring": "inpo.judging",
+    "score_pictures": "inpo.judging",
     "Lora": "inpo.models.config",
     "Forward": "inpo.noising",
     "Inversion": "inpo.noising",
     "OnPolicy": "inpo.onpolicy",
     "generate_pairs": "inpo.onpolicy",
+    "PairScoring": "inpo.pair_accuracy",
+    "measure_accuracy": "inpo.pair_accuracy",
     "Schedule": "inpo.schedule",
 }
 
@@ -71,7 +77,9 @@ __all__ = [
     "Inversion",
     "Lora",
     "OnPolicy",
+    "PairScoring",
     "Schedule",
+    "Scoring",
     "compare",
     "demo",
     "evaluate",
@@ -81,11 +89,13 @@ __all__ = [
     "import_pairs",
     "invert",
     "load",
+    "measure_accuracy",
     "methods",
     "open_pairs",
     "recipe",
     "report",
     "sample",
+    "score_pictures",
     "train",
     "transfer",
     "win_rate",
