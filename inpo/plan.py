@@ -43,7 +43,9 @@ def describe(experiment: Experiment) -> str:
     data = _training_data(experiment)
     if data.singles:
         cost = forwards_per_pair(experiment.method, parts.schedule, singles=True)
-    return "\n".join(f"{name:18} {value}" for name, value in _rows(experiment, model_sizes(parts, experiment.lora), data, cost))
+    rows = list(_rows(experiment, model_sizes(parts, experiment.lora), data, cost))
+    width = max(18, *(len(name) for name, _ in rows))
+    return "\n".join(f"{name:{width}} {value}" for name, value in rows)
 
 
 def _rows(experiment: Experiment, sizes: ModelSizes, data: _Data, cost: Forwards) -> Iterator[tuple[str, str]]:

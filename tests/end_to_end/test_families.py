@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import Run, small
+from tests.tiny_models import tiny_sd3
 from tests.training_runs import metrics
 from tests.unit.data import making
 
@@ -158,3 +159,19 @@ def test_the_plan_knows_both_towers(run: Run, tiny_sdxl_pipeline: Path, pairs_fi
     done = run("train", "sdxl-inpo", *small(tiny_sdxl_pipeline, pairs_file, "inpo"), "--out", tmp_path / "run", "--dry-run")
     assert done.code == 0, done.err
     assert "text encoder" in done.out
+
+
+def test_a_transformer_has_its_name_in_the_plan_and_an_absent_text_encoder_is_said(run: Run, pairs_file: Path, tmp_path: Path) -> None:
+    """The plan's columns stand; a run without T5 says what stands in its place, and its result has none either, and says so."""
+    base = tiny_sd3(tmp_path, without=("text_encoder_3",))
+    settings = small(base, pairs_file, "sft", "data.validation_fraction=0")
+    plan = run("train", "sd3-sft", *settings, "--out", tmp_path / "run", "--dry-run")
+    assert plan.code == 0, plan.err
+    lines = plan.out.splitlines()
+    assert {"transformer per pair", "transformer in all"} <= {line[:21].rstrip() for line in lines}
+    assert len({line.index(line[20:].lstrip()[:8], 20) for line in lines}) == 1
+    done = run("train", "sd3-sft", *settings, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "the model has no text_encoder_3: zeros stand in the place" in done.err
+    assert json.loads((tmp_path / "run" / "model" / "model_index.json").read_text())["text_encoder_3"] == [None, None]
+    assert "text_encoder_3=None, tokenizer_3=None)" in (tmp_path / "run" / "model" / "README.md").read_text()

@@ -68,6 +68,28 @@ def test_prompts_encode_as_the_pipeline_does(model: Model, diffusers_pipeline: S
     assert not encoded.tensors["prompt"].requires_grad
 
 
+def test_clip_skip_is_the_pipelines_and_windows_are_clips_alone(
+    tiny_sd3_pipeline: Path, diffusers_pipeline: StableDiffusion3Pipeline, tmp_path: Path
+) -> None:
+    """A layer less of both CLIPs; two windows of theirs, also of one that is not there; T5 reads its 256 tokens as ever."""
+    with torch.no_grad():
+        settings = {"device": "cpu", "do_classifier_free_guidance": False, "clip_skip": 1}
+        skipped = diffusers_pipeline.encode_prompt(PROMPTS, PROMPTS, PROMPTS, **settings)[0]
+    skipping = load(ModelConfig(str(tiny_sd3_pipeline), clip_skip=1)).encoder.encode_prompts(PROMPTS)
+    assert_close(skipping.tensors["prompt"], skipped, atol=1e-4, rtol=1e-4)
+    for folder in (tiny_sd3_pipeline, tiny_sd3(tmp_path, without=("text_encoder",))):
+        once, twice = (load(ModelConfig(str(folder), prompt_chunks=n)).encoder.encode_prompts(PROMPTS).tensors["prompt"] for n in (1, 2))
+        assert twice.shape[1] == 2 * MAX_TOKENS + T5_TOKENS
+        assert_close(twice[:, :MAX_TOKENS], once[:, :MAX_TOKENS])
+        assert_close(twice[:, 2 * MAX_TOKENS :], once[:, MAX_TOKENS:])
+
+
+def test_the_fingerprint_knows_which_text_encoders_there_are(model: Model, tmp_path: Path) -> None:
+    """Pictures depend on them."""
+    prints = {load(ModelConfig(str(tiny_sd3(tmp_path, without=(name,))))).fingerprint() for name in SD3_TOWERS}
+    assert len(prints | {model.fingerprint()}) == 4
+
+
 def test_without_t5_zeros_stand_where_the_pipeline_puts_them(tmp_path: Path) -> None:
     folder = tiny_sd3(tmp_path, without=("text_encoder_3",))
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
