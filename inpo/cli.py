@@ -144,7 +144,7 @@ def evaluate(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run, a demo or an evaluation.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="A run, a demo, an evaluation or a comparison.")]) -> None:
     """Make a folder's report.html again."""
     from inpo.report import build_report
 
