@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -52,6 +53,8 @@ def _load_tokenizer(words: Component, folder: Path) -> PreTrainedTokenizerBase:
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "spiece.model")):
         raise InputError(f"{folder} holds no words: neither {_WORDS[words.kind]}; copy or download it again")
+    if not (folder / "tokenizer.json").is_file() and (folder / "spiece.model").is_file() and not find_spec("sentencepiece"):
+        raise InputError(f"{folder} holds its words as spiece.model alone, which sentencepiece reads: `pip install sentencepiece`")
     try:
         return cast("PreTrainedTokenizerBase", getattr(transformers, words.kind).from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, RuntimeError, ImportError) as error:

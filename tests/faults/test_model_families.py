@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from inpo.alignment import examine_model
 from inpo.config import load_experiment
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate, generate_latents, shots
+from inpo.models import texts
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.parts import examine
@@ -163,6 +165,20 @@ def test_adapters_in_the_place_of_a_transformer(sd3: Path, tmp_path: Path) -> No
     refused(ModelConfig(str(tmp_path / "adapters"), transformer=str(sd3)), "model.transformer=", "cannot replace the network")
 
 
+def test_a_transformer_of_the_hub_that_cannot_be_had(sd3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key, the id and what to do without a network; its own folder's files alone are asked for."""
+    asked: list[list[str]] = []
+
+    def offline(_: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    refused(ModelConfig(str(sd3), transformer="someone/transformer"), "model.transformer='someone/transformer'", "could not be reached")
+    assert "transformer/config.json" in asked[0]
+    assert not any(pattern.startswith("unet/") for pattern in asked[0])
+
+
 def test_sides_are_checked_before_weights_are_read(sd3: Path) -> None:
     """Two pixels a latent, two latents a patch, eight places: 4 … 32."""
     for pixels, words in ((24, ""), (40, "more than 32")):
@@ -191,6 +207,16 @@ def test_a_tokenizer_without_words(sd3: Path, name: str) -> None:
     (sd3 / name / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match=f"{name} cannot be loaded as a"):
         load(ModelConfig(str(sd3)))
+
+
+def test_words_that_another_package_reads(pixart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """spiece.model without sentencepiece: transformers would ask for tiktoken."""
+    monkeypatch.setattr(texts, "find_spec", lambda name: None)
+    (pixart / "tokenizer" / "spiece.model").write_bytes(b"")
+    load(ModelConfig(str(pixart)))
+    (pixart / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer holds its words as spiece\.model alone.*pip install sentencepiece"):
+        load(ModelConfig(str(pixart)))
 
 
 def test_a_scheduler_that_cannot_sample_a_flow(tiny_sd3_pipeline: Path, tmp_path: Path) -> None:
