@@ -117,7 +117,7 @@ class Step:
     r: Level
     s: Level
 
-    def __getitem__(self, rows: Tensor) -> Step:
+    def __getitem__(self, rows: slice | Tensor) -> Step:
         return Step(self.x_r[rows], self.x_s[rows], self.r[rows], self.s[rows])
 
 
@@ -172,11 +172,11 @@ def step_noise(step: Step) -> tuple[Tensor, Tensor]:
 
     Raises `ValueError` for two levels of one signal-to-noise ratio, between which there is no step.
     """
-    x_r, x_s = step.x_r, step.x_s
-    (alpha_r, sigma_r), (alpha_s, sigma_s) = step.r.coefficients(x_r), step.s.coefficients(x_s)
-    determinant = alpha_r * sigma_s - alpha_s * sigma_r
-    if bool((determinant == 0).any()):
+    x_r, x_s, r, s = step.x_r, step.x_s, step.r, step.s
+    if bool((r.alpha * s.sigma == s.alpha * r.sigma).any()):
         raise ValueError("a step between two levels of one signal-to-noise ratio has no noise of its own")
+    (alpha_r, sigma_r), (alpha_s, sigma_s) = r.coefficients(x_r), s.coefficients(x_s)
+    determinant = alpha_r * sigma_s - alpha_s * sigma_r
     return (sigma_s * x_r - sigma_r * x_s) / determinant, (alpha_r * x_s - alpha_s * x_r) / determinant
 
 
@@ -214,8 +214,8 @@ class Solver:
             return
         if stochastic:
             raise ValueError("added noise (eta > 0) needs order=1 without a corrector: slopes of a noisy path have no second order")
-        if any(bool((node.alpha == 0).any()) for node in nodes[:-1]):
-            raise ValueError("a second-order step cannot start at alpha_t = 0")
+        if any(bool((node.alpha == 0).any()) for node in nodes):
+            raise ValueError("a second-order step can neither start nor end at alpha_t = 0, where ς is infinite")
 
 
 class _History:

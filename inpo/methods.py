@@ -17,7 +17,7 @@ class Method:
     """A method is noising × objective, with or without a `safeguard` of the winner.
 
     `name` is what configurations and reports say; `paper` is where it comes from. Raises `ValueError` for a safeguard of an objective
-    that sees no losers.
+    that does not compare winners with losers.
     """
 
     name: str
@@ -28,8 +28,9 @@ class Method:
     safeguard: Safeguard | None = None
 
     def __post_init__(self) -> None:
-        if self.safeguard is not None and not self.objective.needs.lose:
-            raise ValueError(f"safeguard.mu={self.safeguard.mu} guards winners against losers, and {self.name} sees none: leave it out")
+        needs = self.objective.needs
+        if self.safeguard is not None and (needs.singles or not needs.lose):
+            raise ValueError(f"safeguard.mu={self.safeguard.mu} guards winners against losers, and {self.name} compares none: leave it out")
 
 
 _DPO, _SHARED = "arXiv:2311.12908", Forward(shared_noise=True)

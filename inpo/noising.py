@@ -165,8 +165,7 @@ class Inversion:
         done = [self._walk(denoiser, pairs[rows], end[rows], noise[rows], wanted=wanted[rows], lose=lose) for rows in groups]
         back = (m * torch.tensor(order).argsort()[:, None] + torch.arange(m)).flatten()
         win, losers = _gather([win for win, _ in done], back), [loser for _, loser in done if loser is not None]
-        own = [row for row in range(len(pairs)) for _ in range(m)]
-        return NoisedPairs(win, _gather(losers, back) if losers else None, pairs.condition[own], pairs.preference[own])
+        return NoisedPairs(win, _gather(losers, back) if losers else None, pairs.condition, pairs.preference, points_per_pair=m)
 
     def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
         """k(t), `[B]`: steps from the clean node to t."""
@@ -204,12 +203,14 @@ class Inversion:
         both = [pairs.win, pairs.lose] if lose and pairs.lose is not None else [pairs.win]
         x_0, sides = torch.stack(both, dim=1).flatten(0, 1), len(both)
         rows = [row for row in range(len(pairs)) for _ in range(sides)]
-        nodes, churn = self._nodes(denoiser.schedule, t[rows]), self._churn(denoiser.schedule, noise, sides)
+        wanted = wanted[rows]
+        nodes, churn = self._nodes(denoiser.schedule, t[rows], wanted[:, -1]), self._churn(denoiser.schedule, noise, sides)
         found, places = [], []
         for j, step in enumerate(ddim.walk(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn), start=1):
-            here = (wanted[rows][: len(step.s)] == j).any(dim=1).nonzero().flatten()
+            here = (wanted[: len(step.s)] == j).any(dim=1).nonzero().flatten()
             if len(here):
-                landed = step[here]
+                # Walks that end stand last, and a slice need not take their places to the device.
+                landed = step[slice(int(here[0]), len(step.s)) if self.times_per_trajectory == 1 else here]
                 if self.compat:  # the release's walk ends elsewhere than the time that is asked about
                     landed = replace(landed, s=denoiser.schedule.at(t[rows][here]))
                 found.append(self._points(denoiser, x_0[here], landed))
@@ -218,10 +219,10 @@ class Inversion:
         win, *losers = (_gather(found, order[:, side].flatten()) for side in range(sides))
         return win, losers[0] if losers else None
 
-    def _nodes(self, schedule: Schedule, t: Tensor) -> list[Level]:
+    def _nodes(self, schedule: Schedule, t: Tensor, k: Tensor) -> list[Level]:
         if self.compat:
             return ReleaseGrid.of(schedule, self.inversion_steps).nodes(t)
-        return [schedule.clean(len(t)), *schedule.inversion_nodes(t, self.inversion_steps)]
+        return [schedule.clean(len(t)), *schedule.inversion_nodes(t, self.inversion_steps, k)]
 
     def _churn(self, schedule: Schedule, noise: PairNoise, sides: int) -> ChurnRule | None:
         if not self.noisy and not self.compat:

@@ -70,10 +70,10 @@ class Schedule(Protocol):
         Raises `ValueError` where the grid's strides are no whole times.
         """
 
-    def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
+    def inversion_nodes(self, t: Tensor, steps: int, k: Tensor | None = None) -> list[Level]:
         """The nodes n_1, n_2, … of times sorted by falling k(t): n_j has a row for each time with k ≥ j, and is t itself where k = j.
 
-        Raises `ValueError` for times in another order.
+        `k`: where it is known, as next to a bucket's edge a rounded t may say otherwise. Raises `ValueError` for times in another order.
         """
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
@@ -148,9 +148,9 @@ class VPSchedule:
             raise ValueError(f"inversion_steps={steps} must divide {self.length}, the number of the model's times, to share a trajectory")
         return t + strides * stride
 
-    def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
+    def inversion_nodes(self, t: Tensor, steps: int, k: Tensor | None = None) -> list[Level]:
         """n_j = t − (k − j) T/N, rounded to whole times; the short step is the first, and the last node is t itself."""
-        k = self.bucket(t, steps)
+        k = self.bucket(t, steps) if k is None else k
         back = torch.tensor([round(i * self.length / steps) for i in range(steps)], device=t.device)
         return [self.at(t[:count] - back[k[:count] - j]) for j, count in enumerate(reaching(k), start=1)]
 
@@ -208,9 +208,9 @@ class FlowSchedule:
         """t + strides/N, at most 1."""
         return (t + strides.to(t.dtype) / steps).clamp(max=1)
 
-    def inversion_nodes(self, t: Tensor, steps: int) -> list[Level]:
+    def inversion_nodes(self, t: Tensor, steps: int, k: Tensor | None = None) -> list[Level]:
         """n_j = t − (k − j)/N; the short step is the first."""
-        k, least = self.bucket(t, steps), torch.finfo(self.dtype).tiny
+        k, least = self.bucket(t, steps) if k is None else k, torch.finfo(self.dtype).tiny
         return [
             self.at((t[:count] - (k[:count] - j).to(self.dtype) / steps).clamp(min=least)) for j, count in enumerate(reaching(k), start=1)
         ]

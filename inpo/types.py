@@ -110,22 +110,35 @@ class Noised:
 
 @dataclass(frozen=True)
 class NoisedPairs:
-    """Training points of B pairs, `lose` absent where the objective asks for winners only."""
+    """Training points of B pairs, `lose` absent where the objective asks for winners only.
+
+    `condition`, `preference`: a row a pair, each of which serves the `points_per_pair` points that stand together. Taking rows gives a
+    row to each point: of some of them only, as a text encoder's tokens take more room than all latents of a step.
+    """
 
     win: Noised
     lose: Noised | None
     condition: Condition
     preference: Tensor
+    points_per_pair: int = 1
 
     def __len__(self) -> int:
         return len(self.win.t)
 
-    def __getitem__(self, rows: Rows) -> NoisedPairs:
+    def __getitem__(self, rows: slice | Tensor) -> NoisedPairs:
         lose = None if self.lose is None else self.lose[rows]
-        return NoisedPairs(self.win[rows], lose, self.condition[rows], self.preference[rows])
+        own = rows if self.points_per_pair == 1 else self.owners(rows)
+        return NoisedPairs(self.win[rows], lose, self.condition[own], self.preference[own])
+
+    def owners(self, rows: slice | Tensor) -> list[int]:
+        """Which pair each of these points is of."""
+        points: list[int] = torch.arange(len(self))[rows].tolist()
+        return [point // self.points_per_pair for point in points]
 
     def both(self) -> tuple[Noised, Condition]:
         """Winners, then losers (if any), as one batch: `[2B]` or `[B]`."""
+        if self.points_per_pair > 1:
+            return self[:].both()
         if self.lose is None:
             return self.win, self.condition
         w, l = self.win, self.lose

@@ -70,6 +70,16 @@ def gradient(name: str | Method, dtype: torch.dtype, **cut: int) -> dict[str, Te
     return found
 
 
+def first_steps(name: str | Method) -> list[list[float]]:
+    """Loss, gradient norm, KTO's baseline, and training points by tenth of the path, of four steps of 7 pairs."""
+    chosen = method(name) if isinstance(name, str) else name
+    made = Trainer(tiny_subject(), MemoryLoader(), method=chosen, settings=settings(pairs_per_step=7), stop=Stop())
+    lines = [made.step_once(step).line for step in range(4)]
+    made.close()
+    counts = [[float(bucket["pairs"]) for bucket in line["by_bucket"].values()] for line in lines]
+    return [[line["loss"], line["grad_norm"], line.get("baseline", 0.0), *count] for line, count in zip(lines, counts, strict=True)]
+
+
 def moved_subject(dtype: torch.dtype = torch.float32) -> Subject:
     """A policy and a different reference, so that margins, weights and gradients are those of the middle of a run."""
     return replace(tiny_subject(0, dtype), reference=tiny_subject(1, dtype).policy)

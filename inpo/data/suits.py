@@ -11,7 +11,7 @@ def check_settings(config: DataConfig, method: Method) -> None:
     """Raises `InputError` where settings make, or leave out, what the method cannot do without or has no use for."""
     needs, named = method.objective.needs, f"method.name={method.name!r}"
     if config.ties == "half" and not needs.ties:
-        raise InputError(f"data.ties='half' means nothing to {named}, which has no pairwise loss: use 'drop'")
+        raise InputError(f"data.ties='half' means nothing to {named}, whose loss says nothing at P = ½: use 'drop'")
     if config.positive_ratio is not None and not needs.singles:
         raise InputError(
             f"data.positive_ratio={config.positive_ratio:g} makes single pictures of pairs, and {named} cannot learn from those: "

@@ -17,8 +17,8 @@ def bernoulli_weight(x: Tensor) -> Tensor:
     """x/(eˣ − 1), and 1 at x = 0, its limit: it falls from 1 to 0 as an error grows. Any shape."""
     small = x.abs() < 1e-6
     safe = torch.where(small, torch.ones_like(x), x)
-    # 1 − x/2 is the series where expm1 would divide 0 by 0.
-    return torch.where(small, 1 - x / 2, safe / torch.expm1(safe))
+    # 1 − x/2 is the series where expm1 would divide 0 by 0; with e⁻ˣ above and below, large x overflow nowhere.
+    return torch.where(small, 1 - x / 2, safe * torch.exp(-safe) / -torch.expm1(-safe))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class Safeguard:
 
     To first order in the networks' outputs, a step that descends along g_w − λ g_l lowers L_w by ‖g_w‖² − λ ⟨g_w, g_l⟩; λ is the largest
     in [0, 1] at which at least μ of ‖g_w‖² is left. `mu` μ = 0 asks only that the winner is not made worse; nearer 1 the loser matters
-    less.
+    less. Losses on u pull at both errors with one weight and step in that direction; MaPO and DSPO do so roughly.
     """
 
     mu: float = 0.5

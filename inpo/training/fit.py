@@ -126,7 +126,7 @@ class _Loop:
         try:
             # There is nothing to lose yet, so an interruption need not wait for either.
             with self.trainer.droppable():
-                held_out = self.trainer.held_out()
+                held_out = self.trainer.validation()
                 if held_out is not None:
                     self._tell({"step": 0, "validation": held_out})
                 with reporting(self.folder.path / "samples"):
@@ -199,7 +199,7 @@ class _Loop:
         line = outcome.line
         if self._looks(step):
             with self.trainer.as_result():
-                held_out = self.trainer.held_out()
+                held_out = self.trainer.validation()
             if held_out is not None:
                 line = line | {"validation": held_out}
                 self.watch.update(step, held_out)

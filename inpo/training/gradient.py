@@ -57,7 +57,7 @@ class Networks:
 class Points:
     """Where this process's pairs of a step are trained: all that an attempt at the gradient starts from.
 
-    `step`: from 0. `pairs`, `noised`, `times`, `buckets`: one row per training point, so a pair stands in several where it has several.
+    `step`: from 0. `noised`, `times`, `buckets`: one row per training point, of which a pair may have several.
     """
 
     step: int
@@ -65,6 +65,11 @@ class Points:
     noised: NoisedPairs
     times: Tensor
     buckets: Tensor
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The pair's id of each training point."""
+        return tuple(self.pairs.ids[pair] for pair in self.noised.owners(slice(None)))
 
 
 def step_times(schedule: Schedule, config: TrainConfig, step: int, span: Span = WHOLE_PATH) -> Tensor:
@@ -100,8 +105,6 @@ class GradientSource:
                 self.networks.inverter(self.method), pairs, times[places], PairNoise(self.config.seed, step, tuple(places)),
                 lose=self.method.objective.needs.lose, batch_pairs=self.config.inversion_batch_pairs,
             )  # fmt: skip
-            if noising.points_per_pair > 1:
-                pairs = pairs[[row for row in range(len(pairs)) for _ in range(noising.points_per_pair)]]
         trained = noised.win.t.cpu()
         return Points(step, pairs, noised, trained, schedule.bucket(trained, BUCKETS))
 
@@ -113,10 +116,10 @@ class GradientSource:
         pairs, noised, rows = points.pairs, points.noised, []
         share = scale / (self.config.pairs_per_step * self.method.noising.points_per_pair)
         with told_as_fault("gradient", self.config, step=points.step):
-            for cut in micro_batches(len(pairs), self.config.micro_batch_pairs):
+            for cut in micro_batches(len(noised), self.config.micro_batch_pairs):
                 result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method, z=z)
                 torch.autograd.backward(result.losses.sum() * share)
-                rows.append(measure(pairs[range(cut.start, cut.stop)], noised[cut], result, self.method.objective))
+                rows.append(measure(pairs[noised.owners(cut)], noised[cut], result, self.method.objective))
             return PairRows.cat(rows)
 
 

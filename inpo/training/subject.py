@@ -20,8 +20,8 @@ class Subject:
     `save_policy(folder)`, `load_policy(folder)`: into and out of an existing folder, without rounding and without pickle;
     loading is in place. A reference that is no module of its own (an adapter switched off) must ask the policy's module,
     where its evaluations are counted. `dtype`: what both compute in; with "fp16" the loss is scaled. `identity_tolerance`: how
-    far the margin u may be from 0 before the first step, where policy and reference are the same network; None: `dtype`'s own,
-    for the same kernels on both sides (`checks.IDENTITY_TOLERANCE`).
+    far the margin u may be from 0 before the first step, where policy and reference are the same network, and a gain if that is more
+    than it may be anyway; None: `dtype`'s own, for the same kernels on both sides (`checks.IDENTITY_TOLERANCE`).
     """
 
     policy: nn.Module

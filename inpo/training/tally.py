@@ -22,8 +22,8 @@ COLUMNS = (
 CHECKED = ("clean latent", "noised latent", "target", "policy's prediction", "reference's prediction", "loss")
 """In the order of cause and effect: the first that is not finite is the one to look at."""
 
-_OWN = 6
-"""Numbers of a process besides its sums: failed, bad pairs, largest margin, forwards, signal, memory."""
+_OWN = 7
+"""Numbers of a process besides its sums: failed, bad pairs, largest margin and gain, forwards, signal, memory."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class Summary:
     """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`, over so many training points: `counts`, `[BUCKETS]`.
     `signal`: 0 or the signal that any process got.
 
-    `failed`: how many processes could not do their share; the other numbers mean nothing then.
+    `failed`: how many processes could not do their share; the other numbers mean nothing then. `largest_gain`: of any picture, |R − L|,
+    negative where there is no reference.
     """
 
     sums: Tensor
@@ -116,6 +117,7 @@ class Summary:
     failed: int
     bad_pairs: int
     largest_margin: float
+    largest_gain: float
     forwards: int
     signal: int
     peak_memory_bytes: int
@@ -137,13 +139,14 @@ def gather(local: Local | None, device: torch.device) -> Summary:
     own = torch.zeros(_OWN + BUCKETS * (1 + len(COLUMNS)), dtype=torch.float64) if local is None else _vector(local)
     own[0] = local is None
     everybody = gather_rows(own, device)
-    failed, bad, margin, forwards, signal, memory = everybody[:, :_OWN].T
+    failed, bad, margin, gain, forwards, signal, memory = everybody[:, :_OWN].T
     return Summary(
         sums=everybody[:, _OWN + BUCKETS :].sum(0).view(BUCKETS, len(COLUMNS)),
         counts=everybody[:, _OWN : _OWN + BUCKETS].sum(0).long(),
         failed=int(failed.sum()),
         bad_pairs=int(bad.sum()),
         largest_margin=float(margin.max()),
+        largest_gain=float(gain.max()),
         forwards=int(forwards.sum()),
         signal=int(signal.max()),
         peak_memory_bytes=int(memory.max()),
@@ -152,8 +155,10 @@ def gather(local: Local | None, device: torch.device) -> Summary:
 
 def _vector(local: Local) -> Tensor:
     sums = bucket_sums(local.rows.values, local.buckets)
-    margins = local.rows.values[:, COLUMNS.index("margin")].abs()
-    own = [0, local.rows.bad.any(1).sum().item(), margins.max().item(), local.forwards, local.signal, local.peak_memory_bytes]
+    column = dict(zip(COLUMNS, local.rows.values.T, strict=True))
+    gains = torch.stack([column[f"ref_{side}_error"] - column[f"{side}_error"] for side in ("win", "lose")]).abs()
+    largest = [column["margin"].abs().max().item(), gains.nan_to_num(nan=-1.0).max().item()]
+    own = [0, local.rows.bad.any(1).sum().item(), *largest, local.forwards, local.signal, local.peak_memory_bytes]
     return torch.cat([torch.tensor(own, dtype=torch.float64), torch.bincount(local.buckets - 1, minlength=BUCKETS), sums.flatten()])
 
 

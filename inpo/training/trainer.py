@@ -112,10 +112,6 @@ class Trainer:
             self.baseline.update(found.summary)
         return Outcome(line, found.summary.signal)
 
-    def held_out(self) -> dict[str, object] | None:
-        """What the held-out pairs say now: `Validation`, at the baseline of the next step."""
-        return self.validation(self._z())
-
     def _z(self) -> float:
         return self.baseline.z if self.baseline else 0.0
 
@@ -160,7 +156,7 @@ class Trainer:
         except Exception as error:  # whatever it was, the others must hear of it before they wait for gradients
             return points, error
         return points, tally.Local(
-            rows, points.times, points.buckets, points.pairs.ids, forwards=self.counter.images - images,
+            rows, points.times, points.buckets, points.ids, forwards=self.counter.images - images,
             signal=self.stop.signal, peak_memory_bytes=peak_memory_bytes(self.parallel.device),
         )  # fmt: skip
 
@@ -221,6 +217,6 @@ class Trainer:
         self._hooks.close()
 
 
-def _tolerance(subject: Subject) -> float:
-    own = subject.identity_tolerance
-    return checks.IDENTITY_TOLERANCE[subject.dtype] if own is None else own
+def _tolerance(subject: Subject) -> checks.Tolerance:
+    usual, own = checks.IDENTITY_TOLERANCE[subject.dtype], subject.identity_tolerance
+    return usual if own is None else checks.Tolerance(own, max(own, usual.gain))

@@ -48,8 +48,8 @@ class Validation:
         return any(batch.lose is None for batch in self.batches)
 
     @torch.no_grad()
-    def __call__(self, z: float = 0.0) -> dict[str, object] | None:
-        """The entry `validation` of metrics.jsonl; None where nothing is held out. `z`: the baseline (M9), where the method has one.
+    def __call__(self) -> dict[str, object] | None:
+        """The entry `validation` of metrics.jsonl; None where nothing is held out. A method with a baseline (M9) is asked at z = 0.
 
         {n, the means of a training line, implicit_accuracy_low and _high, win_drift and lose_drift (the policy's error minus the
         reference's), by_bucket: {k: {pairs, …}}}. What the objective does not have, or what is not finite, is None.
@@ -59,12 +59,12 @@ class Validation:
         seed, schedule = seed_for("validation"), self.networks.policy.schedule
         times = schedule.draw(stratified_uniform(self.count, torch_rng(seed, "t")))
         buckets = schedule.bucket(times, BUCKETS).cpu()
-        sums = self._everybodys(lambda: self._own_sums(seed, times, buckets, z=z))
+        sums = self._everybodys(lambda: self._own_sums(seed, times, buckets))
         counts = torch.bincount(buckets - 1, minlength=BUCKETS).tolist()
         by_bucket = {str(k): {"pairs": n, **_row(sums[k - 1], n)} for k, n in enumerate(counts, start=1) if n}
         return {"n": self.count, **_row(sums.sum(0), self.count), "by_bucket": by_bucket}
 
-    def _own_sums(self, seed: int, times: Tensor, buckets: Tensor, *, z: float) -> Tensor:
+    def _own_sums(self, seed: int, times: Tensor, buckets: Tensor) -> Tensor:
         """What this process's batches add up to, by tenth of the path: `[BUCKETS, COLUMNS]`."""
         sums, start = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64), 0
         for index, batch in enumerate(self.batches):
@@ -72,7 +72,7 @@ class Validation:
             start += len(batch)
             if index % self.parallel.num_processes == self.parallel.process_index:
                 own = slice(places.start, places.stop)
-                rows = self._rows(batch.to(self.parallel.device), times[own], PairNoise(seed, 0, tuple(places)), z=z)
+                rows = self._rows(batch.to(self.parallel.device), times[own], PairNoise(seed, 0, tuple(places)))
                 sums += bucket_sums(rows.values, buckets[own])
         return sums
 
@@ -91,14 +91,14 @@ class Validation:
             raise_everywhere(failure)
         return told[:-1].view_as(sums)
 
-    def _rows(self, batch: PairBatch, times: Tensor, noise: PairNoise, *, z: float) -> PairRows:
+    def _rows(self, batch: PairBatch, times: Tensor, noise: PairNoise) -> PairRows:
         objective, size = self.method.objective, self.config.inversion_batch_pairs
         inverter = self.networks.inverter(self.method)
         noised = self.method.noising.at_one_time()(inverter, batch, times, noise, lose=objective.needs.lose, batch_pairs=size)
         rows = []
-        for cut in micro_batches(len(batch), size):
-            result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method, z=z)
-            rows.append(measure(batch[range(cut.start, cut.stop)], noised[cut], result, objective))
+        for cut in micro_batches(len(noised), size):
+            result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method)
+            rows.append(measure(batch[noised.owners(cut)], noised[cut], result, objective))
         return PairRows.cat(rows)
 
 

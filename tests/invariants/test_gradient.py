@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inpo.methods import METHODS, method
+from inpo.methods import METHODS, Method, method
 from inpo.noising import Inversion
 from inpo.training.gradient import micro_batches, own_places, step_times
 from inpo.training.step import preference_step
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser
-from tests.training_runs import TRAIN, difference, finish, gradient, moved_subject, settings, start_ranks, trainer
+from tests.training_runs import TRAIN, difference, finish, gradient, moved_subject, settings, start_ranks, trainer, first_steps
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 CUTS = ({"micro_batch_pairs": 4}, {"micro_batch_pairs": 32}, {"micro_batch_pairs": 5}, {"inversion_batch_pairs": 1})
@@ -69,6 +69,21 @@ def test_an_odd_pair_is_not_lost(two_ranks: Path) -> None:
     said = both(two_ranks, "gradients")
     assert sorted(each["n"] for each in said) == [3, 4]
     assert all(math.isclose(each["uneven"], alone, rel_tol=1e-5) for each in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("kto", "diffusion-kto"), ("shared walks", replace(method("inpo"), noising=Inversion(times_per_trajectory=4)))],
+    ids=["kto", "shared walks"],
+)
+def test_two_processes_take_the_steps_of_one(two_ranks: Path, name: str, made: str | Method) -> None:
+    """KTO's baseline is the mean over both, and points of one walk are counted once each: four steps have the same loss, gradient norm,
+    baseline and counts as alone."""
+    alone = first_steps(made)
+    for said in both(two_ranks, "gradients"):
+        for found, expected in zip(said[name], alone, strict=True):
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert name != "kto" or max(step[2] for step in alone) > 0
 
 
 def test_one_metrics_collective_a_step(two_ranks: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_safeguard_is_put_on_changed_and_taken_off() -> None:
 
 
 def test_a_safeguard_without_losers_is_refused() -> None:
-    with pytest.raises(InputError, match=r"method\.safeguard\.mu=0\.5 guards winners against losers, and sft sees none"):
+    with pytest.raises(InputError, match=r"method\.safeguard\.mu=0\.5 guards winners against losers, and sft compares none"):
         load_experiment("world-sft", ["method.safeguard.mu=0.5"])
 
 

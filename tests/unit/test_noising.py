@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from inpo import ddim
 from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.randomness import PairNoise
-from inpo.schedule import Prediction, Schedule
+from inpo.schedule import FlowSchedule, Prediction, Schedule
 from inpo.training.gradient import step_times
 from inpo.training.settings import TrainConfig
-from inpo.types import NoisedPairs, PairBatch
+from inpo.types import Condition, NoisedPairs, PairBatch
 from tests.worlds import F64, AffineDenoiser, ConstantDenoiser, flow_schedule, pairs, sd_schedule
 
 TIMES = torch.tensor([999, 3, 250, 251, 700, 0, 640, 99])
@@ -249,21 +251,52 @@ def test_points_of_one_walk_are_those_of_walks_of_their_own(noising: Inversion) 
     for schedule, t in ((sd_schedule(), TIMES), (flow_schedule(), torch.linspace(0.03, 1.0, 8, dtype=F64))):
         denoiser, noise = AffineDenoiser(schedule, "flow" if t.is_floating_point() else "epsilon"), PairNoise(1, 5, tuple(range(8)))
         noised = noising(denoiser, pairs(8), t, noise, lose=True, batch_pairs=3)
-        assert len(noised) == 24
-        assert noised.preference.shape == (24,)
+        assert (len(noised), noised.points_per_pair, noised.preference.shape) == (24, 3, (8,))
+        assert noised[slice(4, 8)].condition.tensors["prompt"][:, 0].tolist() == [1, 1, 2, 2]
         times = noised.win.t.view(8, 3)
         torch.testing.assert_close((times - t[:, None]).abs().min(dim=1).values, torch.zeros_like(t))
         assert bool((times.diff(dim=1) > 0).all())
         stride = 100 if schedule.draw(torch.zeros(1)) == 0 else 0.1
         torch.testing.assert_close(((times - t[:, None]) / stride).round().double() * stride, (times - t[:, None]).double())
-        if noising.eta:
-            continue
         for place in range(3):
             alone = noising.at_one_time()(denoiser, pairs(8), times[:, place], noise, lose=True, batch_pairs=8)
             for side in ("win", "lose"):
                 for name in ("x_t", "target", "tau"):
                     found = getattr(getattr(noised, side), name)[place::3]
                     torch.testing.assert_close(found, getattr(getattr(alone, side), name), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 4, 10])
+def test_times_next_to_a_buckets_edge_share_walks_too(m: int) -> None:
+    """In fp32 a flow's t that is moved by whole strides may be rounded over the edge of its bucket: every fp32 neighbour of every k/10,
+    and the least t, are walked as many steps as were wanted."""
+    edges = torch.arange(0, 11, dtype=torch.float32) / 10
+    near = [edges + d for d in (0.0, 1e-7, -1e-7, 1e-6, -1e-6, 2e-6)]
+    t = torch.cat([*near, *(torch.nextafter(edges, torch.full_like(edges, end)) for end in (0.0, 1.0))]).clamp(min=1e-7, max=1)
+    denoiser, batch = AffineDenoiser(FlowSchedule(), "flow"), pairs(len(t), (1, 1, 1))
+    half = PairBatch(batch.win.float(), batch.lose.float(), Condition({"prompt": torch.zeros(len(t), 1)}), batch.preference, batch.ids)  # type: ignore[union-attr]
+    noised = Inversion(times_per_trajectory=m)(denoiser, half, t, PairNoise(0, 0, tuple(range(len(t)))), lose=True, batch_pairs=len(t))
+    assert len(noised) == m * len(t)
+    assert 0 < float(noised.win.t.min()) <= float(noised.win.t.max()) <= 1
+    assert bool(noised.win.x_t.isfinite().all())
+
+
+def test_one_point_a_pair_copies_no_condition() -> None:
+    """A text encoder's tokens may take more room than all latents of a step."""
+    batch = pairs(8)
+    for noising in (Forward(), Inversion()):
+        noised = noising(AffineDenoiser(sd_schedule()), batch, TIMES, PairNoise(1, 5, tuple(range(8))), lose=True, batch_pairs=8)
+        assert noised.condition is batch.condition
+
+
+def test_a_step_at_zero_terminal_snr_has_its_noise_and_no_second_order() -> None:
+    """α_T = 0, v-prediction: Inversion-DPO's target is finite at the last time; a solver in ς, which is infinite there, says so."""
+    denoiser = AffineDenoiser(sd_schedule(rescale_betas_zero_snr=True), "v_prediction")
+    arguments = (denoiser, pairs(2), torch.tensor([999, 999]), PairNoise(0, 0, (0, 1)))
+    for noising in (Inversion(), InversionStep()):
+        assert bool(noising(*arguments, lose=True, batch_pairs=8).win.target.isfinite().all())
+        with pytest.raises(ValueError, match="neither start nor end at alpha_t = 0"):
+            replace(noising, order=2)(*arguments, lose=True, batch_pairs=8)
 
 
 @pytest.mark.parametrize("m", [2, 4, 10])

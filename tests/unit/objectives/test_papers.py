@@ -138,6 +138,16 @@ def test_the_weight_of_mapo_is_whole_at_zero() -> None:
     assert_close(slope[:3], torch.full((3,), -0.5, dtype=F64), atol=1e-6, rtol=0)
 
 
+def test_large_errors_overflow_nowhere() -> None:
+    """In fp32 e^x ends at x = 88: φ of an error of 1000 is 0, and so is its slope."""
+    x = torch.tensor([178.0, 500.0], requires_grad=True)
+    weight = bernoulli_weight(x)
+    (slope,) = torch.autograd.grad(weight.sum(), x)
+    assert bool(weight.isfinite().all())
+    assert bool(slope.isfinite().all())
+    assert float(weight.detach().max()) < 1e-6
+
+
 PAIRWISE: list[Callable[[float], Objective]] = [
     lambda beta: Dpo(beta, label_smoothing=0.1), Ipo, Smpo, Dmpo, Kto, lambda beta: Mapo(beta=0.1, scale=beta),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from inpo.training.fit import Callbacks, fit
 from inpo.training.run import open_run
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
-from tests.training_runs import difference, final_bytes, metrics, moved_subject, settings, trainer
+from tests.training_runs import OPTIMIZER, difference, final_bytes, metrics, moved_subject, settings, trainer
 
 KTO = "diffusion-kto"
 
@@ -42,14 +42,18 @@ def test_the_first_step_has_none_and_each_next_one_the_mean_gain_before_it() -> 
         assert line["baseline"] == pytest.approx(max(0.0, gain(before)), rel=1e-9)
 
 
-def test_a_policy_that_has_gained_is_measured_from_there() -> None:
-    """The reference is worse than the policy by a lot: z is large and positive, and enters the next step's loss."""
-    made = trainer(name=KTO, subject=moved_subject())
-    made.method = replace(made.method, objective=replace(made.method.objective, beta=1.0))
+def test_what_was_gained_before_is_what_a_step_measures_from() -> None:
+    """The gradient of the next step is that at its z, and not at 0; held-out pairs are asked at z = 0 whatever it is, so that their loss
+    moves with the policy alone."""
+    made = trainer(MemoryLoader(held_out=7), name=KTO, subject=moved_subject(), use=settings(optimizer=replace(OPTIMIZER, lr=1e-12)))
+    points, before = made.gradient.points(1), made.validation()
     made.baseline.z = 0.25
-    with_z = made.gradient(made.gradient.points(0), z=0.25)
-    without = made.gradient(made.gradient.points(0))
-    assert not torch.equal(with_z.values[:, 0], without.values[:, 0])
+    losses = [float(made.gradient(points, z=z).values[:, 0].mean()) for z in (0.0, 0.25)]
+    made.optimizer.zero_grad()
+    assert losses[0] != losses[1]
+    assert made.step_once(1).line["loss"] == pytest.approx(losses[1], rel=1e-6)
+    made.baseline.z = 0.25
+    assert made.validation()["loss"] == pytest.approx(before["loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize("loader", [MemoryLoader(), Singles()], ids=["pairs", "singles"])

@@ -32,7 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     def install(losses: Sequence[float]) -> None:
         said = iter(losses)
 
-        def look(self: Validation, z: float) -> dict[str, object]:
+        def look(self: Validation) -> dict[str, object]:
             return {"n": 7, "loss": next(said)}
 
         monkeypatch.setattr(Validation, "__call__", look)
