@@ -22,7 +22,7 @@ from inpo.noising import Inversion
 from inpo.training.distributed import on_main
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
-from tests.training_runs import SETTINGS, final_bytes, gradient, settings, train, trainer, first_steps
+from tests.training_runs import SETTINGS, final_bytes, first_steps, gradient, settings, train, trainer
 from tests.unit.data.making import row, write
 
 RANK = int(os.environ["RANK"])
@@ -51,9 +51,10 @@ def gradients(folder: Path) -> object:
         save_file(gradient("inpo", dtype, micro_batch_pairs=5, inversion_batch_pairs=3), folder / f"{name}-{RANK}.safetensors")
     # 7 pairs on two processes: one has a pair more.
     made = trainer(use=settings(pairs_per_step=7, micro_batch_pairs=2))
+    shared = replace(method("inpo"), noising=Inversion(times_per_trajectory=4))
     return {
         "uneven": made.step_once(0).line["grad_norm"], "n": len(made.gradient.points(1).pairs),
-        "kto": first_steps("diffusion-kto"), "shared walks": first_steps(replace(method("inpo"), noising=Inversion(times_per_trajectory=4))),
+        "kto": first_steps("diffusion-kto"), "shared walks": first_steps(shared),
     }  # fmt: skip
 
 

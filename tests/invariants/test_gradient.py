@@ -16,7 +16,7 @@ from inpo.noising import Inversion
 from inpo.training.gradient import micro_batches, own_places, step_times
 from inpo.training.step import preference_step
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser
-from tests.training_runs import TRAIN, difference, finish, gradient, moved_subject, settings, start_ranks, trainer, first_steps
+from tests.training_runs import TRAIN, difference, finish, first_steps, gradient, moved_subject, settings, start_ranks, trainer
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 CUTS = ({"micro_batch_pairs": 4}, {"micro_batch_pairs": 32}, {"micro_batch_pairs": 5}, {"inversion_batch_pairs": 1})
