@@ -1,11 +1,13 @@
-"""95 % intervals in closed form, for shares and for means."""
+"""95 % intervals in closed form, for shares and for means, and Student's t that those of few values need."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 Z95 = 1.959963984540054
+"""The 97.5 % point of the normal distribution."""
 
 
 def wilson(rate: float, count: int) -> tuple[float, float]:
@@ -16,11 +18,38 @@ def wilson(rate: float, count: int) -> tuple[float, float]:
 
 
 def around_mean(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of independent values and its 95 % interval, mean ± 1.96 s/√n. A single value says nothing of its spread: (v, −∞, ∞)."""
+    """The mean of independent values and its 95 % interval, mean ± t s/√n. A single value says nothing of its spread: (v, −∞, ∞)."""
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:
         return mean, -math.inf, math.inf
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = Z95 * spread / math.sqrt(count)
+    half = student_t(count - 1) * spread / math.sqrt(count)
     return mean, mean - half, mean + half
+
+
+@cache
+def student_t(freedom: int) -> float:
+    """The 97.5 % point of Student's t. Found by bisection of its distribution, which is a finite sum (Abramowitz & Stegun 26.7.3–4)."""
+    low, high = 0.0, 20.0
+    while high - low > 1e-10:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return low
+
+
+def _within(t: float, freedom: int) -> float:
+    """P(|T| ≤ t)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    if freedom % 2:
+        term, total = cosine, cosine if freedom > 1 else 0.0
+        for i in range(3, freedom - 1, 2):
+            term *= cosine * cosine * (i - 1) / i
+            total += term
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    term = total = 1.0
+    for i in range(2, freedom - 1, 2):
+        term *= cosine * cosine * (i - 1) / i
+        total += term
+    return math.sin(angle) * total

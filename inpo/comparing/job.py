@@ -30,12 +30,15 @@ class Choice:
     knobs: bool = False
     table: bool = False
 
-    def wants(self, cell: Planned) -> bool:
-        """Whether a cell is among them. A trial belongs to its arm whatever the seeds: without it nothing can follow."""
-        name = BASE if cell.arm == AGAIN else cell.arm
-        if self.table or (self.only is not None and name not in self.only) or (self.knobs and cell.role != "knobs"):
+    def wants(self, cell: Planned, comparison: Comparison) -> bool:
+        """Whether a cell is among them. Trials belong to every arm that takes over what they choose, whatever the seeds: without them
+        nothing can follow."""
+        if self.table or (self.knobs and cell.role != "knobs"):
             return False
-        return cell.role != "table" or self.seeds is None or cell.seed in self.seeds
+        if cell.role == "knobs":
+            return self.only is None or cell.arm in {comparison.chooser(name) for name in self.only}
+        named = self.only is None or (BASE if cell.arm == AGAIN else cell.arm) in self.only
+        return named and (cell.role != "table" or self.seeds is None or cell.seed in self.seeds)
 
 
 def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool = False) -> State:
@@ -60,14 +63,16 @@ def _make_all(state: State, choice: Choice, out: Path) -> tuple[State, list[str]
 
     While all that is left is being made by other processes, it waits for them: what follows from theirs may be to share again.
     """
-    held: set[str] = set()
+    held: dict[str, str] = {}
+    told: set[str] = set()
     broken: dict[str, str] = {}
     while True:
-        cell = _next(state, choice, held | set(broken))
+        cell = _next(state, choice, {*held, *broken})
         if cell is None and not held:
             return state, list(broken.values())
         if cell is None:
-            say(f"waiting for cells that other processes are making: {len(held)}")
+            say("\n".join([f"waiting for cells that other processes are making: {len(held)}", *sorted(set(held.values()) - told)]))
+            told |= set(held.values())
             time.sleep(WAIT_SECONDS)
             held.clear()
         elif (fault := _make(cell, out, held)) is not None:
@@ -95,16 +100,17 @@ def listing(state: State) -> Iterator[str]:
 
 
 def _next(state: State, choice: Choice, skipped: set[str]) -> Planned | None:
-    wanted = (cell for cell in state.planned() if choice.wants(cell) and cell.digest not in skipped)
+    comparison = state.plan.comparison
+    wanted = (cell for cell in state.planned() if choice.wants(cell, comparison) and cell.digest not in skipped)
     return next((cell for cell in wanted if state.find(cell) is None), None)
 
 
-def _make(cell: Planned, out: Path, held: set[str]) -> str | None:
-    """Makes a cell, or puts it among those that another process holds. What went wrong, if something did."""
+def _make(cell: Planned, out: Path, held: dict[str, str]) -> str | None:
+    """Makes a cell, or puts it among those that are `held`, with what their locks say. What went wrong, if something did."""
     path = out / CELLS / f"{cell.stem}.json"
     with taken(cell, out) as work:
-        if work is None:
-            held.add(cell.digest)
+        if isinstance(work, str):
+            held[cell.digest] = work
         elif path.is_file() and cell.accepts(read_cell(path)):
             # Another process has finished it since this one looked.
             shutil.rmtree(work, ignore_errors=True)
@@ -128,7 +134,7 @@ def _check(comparison: Comparison, choice: Choice) -> None:
 def _prepare(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a comparison needs a folder")
-    held = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    held = {entry.name for entry in out.iterdir() if not entry.name.startswith(".")} if out.is_dir() else set()
     if foreign := held - OWN:
         raise InputError(f"{out} holds {min(foreign)}, and is no comparison's folder; choose another --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -41,14 +41,15 @@ END_SHARE = 0.25
 
 
 @contextmanager
-def taken(planned: Planned, out: Path) -> Iterator[Path | None]:
-    """The cell's work folder for this process alone; None where another process is making it."""
+def taken(planned: Planned, out: Path) -> Iterator[Path | str]:
+    """The cell's work folder for this process alone; where it is not to be had, what its lock says of who has it."""
     work = out / WORK / planned.stem
     work.mkdir(parents=True, exist_ok=True)
     try:
         lock = Lock(work / "lock.json")
-    except InputError:
-        yield None
+    except (InputError, FileNotFoundError) as held:
+        # Not found: whoever had the folder has finished just now and removed it.
+        yield str(held)
         return
     try:
         yield work
@@ -133,11 +134,13 @@ def shown_places(count: int) -> list[int]:
 
 
 def _trained(experiment: Experiment, look: Look, work: Path) -> dict[str, object]:
-    """The run's facts; `cost`: UNet image-forwards by step."""
+    """The run's facts; `cost`: UNet image-forwards by step.
+
+    It saves as its settings say: a point that was judged is kept, and what is trained again after a kill is the same bit for bit.
+    """
     steps = look.planned.judge.judging.steps_of(experiment.train.steps)
-    every = math.gcd(*steps)
     rhythm = dataclasses.replace(
-        experiment.train, save_every_steps=every, sample_every_steps=every, validate_every_steps=experiment.train.steps, keep=1
+        experiment.train, sample_every_steps=math.gcd(*steps), validate_every_steps=experiment.train.steps, keep=1
     )
     output = dataclasses.replace(experiment.output, format="pipeline")
     run = work / "run"

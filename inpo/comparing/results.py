@@ -96,7 +96,8 @@ def _plain(value: object) -> object:
 def _trials(state: State, name: str) -> list[Trial]:
     planned = state.plan.trials(name)
     choice, scores = state.choice(name), state.trial_scores(planned)
-    rows = {trial.trial: Trial(dict(trial.knobs), score, trial.knobs == choice) for trial, score in zip(planned, scores, strict=True)}
+    shown = [None if score is None or not np.isfinite(score) else score for score in scores]
+    rows = {trial.trial: Trial(dict(trial.knobs), score, trial.knobs == choice) for trial, score in zip(planned, shown, strict=True)}
     return list(rows.values())
 
 

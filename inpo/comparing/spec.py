@@ -141,6 +141,15 @@ class Comparison:
     note: str = ""
     quick: bool = False
 
+    def chooser(self, name: str) -> str:
+        """The arm whose trials choose the knobs of arm `name` (itself, most often); any other name is its own."""
+        seen = [name]
+        while name in self.arms and (other := self.arms[name].knobs_of) is not None:
+            seen.append(name := other)
+            if seen.count(name) > 1:
+                raise InputError(f"arms.{name}.knobs_of leads back to itself ({' → '.join(seen)}): one of these arms must choose")
+        return name
+
     def grid_of(self, arm: Arm) -> dict[str, list[object]]:
         """The knobs that this arm tries, {} for none: its own, or what of the common grid its method has."""
         if arm.knobs_of is not None or self.knobs is None:
@@ -213,6 +222,7 @@ def _checked(found: Comparison) -> Comparison:
             raise InputError(f"arms.{name}: a name is letters, digits, '-', '_' and '.', and neither {BASE!r} nor {AGAIN!r}")
         if arm.knobs_of is not None and (arm.knobs_of not in found.arms or arm.knobs_of == name):
             raise InputError(f"arms.{name}.knobs_of={arm.knobs_of!r} is no other arm{nearest(arm.knobs_of, found.arms)}")
+        found.chooser(name)
         trials = math.prod(len(values) for values in found.grid_of(arm).values())
         if found.knobs is not None and trials > found.knobs.trials:
             raise InputError(

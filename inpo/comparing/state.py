@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from inpo.comparing.cells import Cell
 from inpo.comparing.plan import Choice as Knobs
 from inpo.comparing.plan import Plan, Planned
+from inpo.evaluation.winrate import Array
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,13 @@ class State:
 
     def choice(self, name: str) -> Knobs | None:
         """An arm's knobs: those of its best trial, or another arm's; {} where nothing is chosen, None while trials are missing."""
-        arm = self.plan.comparison.arms[name]
-        if arm.knobs_of is not None:
-            return self.choice(arm.knobs_of)
-        trials = self.plan.trials(name)
+        trials = self.plan.trials(self.plan.comparison.chooser(name))
         if not trials:
             return {}
-        scores = self.trial_scores(trials)
-        return None if None in scores else trials[int(np.argmax([score for score in scores if score is not None]))].knobs
+        scores = [score for score in self.trial_scores(trials) if score is not None]
+        # Not a number is the worst there is: pictures that no scorer could judge.
+        ranks = [-math.inf if math.isnan(score) else score for score in scores]
+        return None if len(scores) < len(trials) else trials[ranks.index(max(ranks))].knobs
 
     def trial_scores(self, trials: Sequence[Planned]) -> list[float | None]:
         """Each trial's mean score over prompts and over the seeds of its knobs; None where a cell of them is missing."""
@@ -41,7 +42,7 @@ class State:
         for trial in trials:
             cell = self.find(trial)
             point = cell.at(trial.keys[-1]) if cell else None
-            score = float(np.nanmean(point.by_prompt(trial.judge.scorers[0].name))) if point else None
+            score = _mean(point.by_prompt(trial.judge.scorers[0].name)) if point else None
             found.setdefault(trial.trial, []).append(score)
         means = {key: None if None in scores else float(np.mean([s for s in scores if s is not None])) for key, scores in found.items()}
         return [means[trial.trial] for trial in trials]
@@ -59,3 +60,9 @@ class State:
     def waiting(self) -> list[str]:
         """Arms whose knobs are not chosen yet."""
         return [name for name in self.plan.comparison.arms if self.choice(name) is None]
+
+
+def _mean(scores: Array) -> float:
+    """Of those that are numbers; not a number where none is."""
+    found = scores[np.isfinite(scores)]
+    return float(found.mean()) if len(found) else math.nan

@@ -30,7 +30,7 @@ SCHEMA = 1
 class Agreement:
     """`accuracy`: the share of `n` pairs whose gap is positive, with its 95 % interval (Wilson). `ties`: gaps of 0, which count ½.
 
-    `gap`: the mean gap, with its 95 % interval (mean ± 1.96 s/√n over pairs); one pair alone has none.
+    `gap`: the mean gap, with its 95 % interval (mean ± t s/√n over pairs, Student's t); one pair alone has none.
     """
 
     accuracy: float

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inpo.errors import InputError
+from inpo.intervals import Z95, student_t
 
 Array = NDArray[np.float64]
-NORMAL = 1.959963984540054
-"""The 97.5 % point of the normal distribution, which percentiles of a bootstrap presuppose."""
+CHUNK = 1_000
+"""Resamples that are in memory at a time as floats."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,6 @@ def crossed_difference(a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, s
     return _bootstrap([(1.0, left), (-1.0, right)], resamples, seed)
 
 
-def student_t(freedom: int) -> float:
-    """The 97.5 % point of Student's t. Found by bisection of its distribution, which is a finite sum (Abramowitz & Stegun 26.7.3–4)."""
-    low, high = 0.0, 20.0
-    while high - low > 1e-10:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
-    return low
-
-
-def _within(t: float, freedom: int) -> float:
-    """P(|T| ≤ t)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine = math.cos(angle)
-    if freedom % 2:
-        term, total = cosine, cosine if freedom > 1 else 0.0
-        for i in range(3, freedom - 1, 2):
-            term *= cosine * cosine * (i - 1) / i
-            total += term
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    term = total = 1.0
-    for i in range(2, freedom - 1, 2):
-        term *= cosine * cosine * (i - 1) / i
-        total += term
-    return math.sin(angle) * total
-
-
 def _table(scores: ArrayLike) -> Array:
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or not table.size:
@@ -103,7 +78,7 @@ def _bootstrap(sides: list[tuple[float, Array]], resamples: int, seed: int) -> C
     """Quantiles of the deviations of both margins, of the prompts' (paired over the sides) and of each side's seeds', to scale."""
     columns = np.sum([sign * table.mean(axis=0) for sign, table in sides], axis=0)
     value, n = float(columns.mean()), len(columns)
-    deviations = math.sqrt(n / max(1, n - 1)) * (_counts(n, resamples, seed) @ (columns - value)) / n
+    deviations = math.sqrt(n / max(1, n - 1)) * _resampled(columns - value, resamples, seed) / n
     spread = math.sqrt(sum(_Variance.of_mean(table.mean(axis=1)).value for _, table in sides))
     deviations = deviations + spread * np.random.default_rng((seed, resamples)).normal(size=resamples)
     low, high = (float(end) * _scale(columns, [table for _, table in sides]) for end in np.quantile(deviations, [0.025, 0.975]))
@@ -126,7 +101,7 @@ def _scale(columns: Array, tables: list[Array]) -> float:
     total = max(first + second - twice, first, second)
     uncertain = sum(each.value**2 / each.freedom for each in (*prompts, *runs, *both) if each.freedom)
     freedom = max(1, int(total**2 / uncertain)) if uncertain else 1
-    return math.sqrt(total / (first + second)) * student_t(freedom) / NORMAL
+    return math.sqrt(total / (first + second)) * student_t(freedom) / Z95
 
 
 @dataclass(frozen=True)
@@ -151,8 +126,19 @@ class _Variance:
         return _Variance(float((left**2).sum()) / freedom / table.size, freedom)
 
 
-@lru_cache(maxsize=8)
-def _counts(n: int, resamples: int, seed: int) -> NDArray[np.float32]:
+@lru_cache(maxsize=2)
+def _counts(n: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     """How often each of n is drawn, `[resamples, n]`; kept, because a table of results asks for the same again and again."""
-    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=n * resamples).reshape(resamples, n).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    counts = np.empty((resamples, n), dtype=np.uint16)
+    for start in range(0, resamples, CHUNK):
+        rows = min(CHUNK, resamples - start)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=n * rows).reshape(rows, n)
+    return counts
+
+
+def _resampled(values: Array, resamples: int, seed: int) -> Array:
+    """Sums of the values that each resample draws, `[resamples]`."""
+    counts = _counts(len(values), resamples, seed)
+    return np.concatenate([counts[start : start + CHUNK] @ values for start in range(0, resamples, CHUNK)])

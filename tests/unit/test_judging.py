@@ -73,10 +73,10 @@ def test_the_file_is_the_contracts(pictures: Path) -> None:
 
 @pytest.mark.usefixtures("judges")
 def test_a_lead_over_t_has_an_interval(pictures: Path) -> None:
-    """The best is ahead by 0.4: by 0.8 in one half of the path, by 0 in the other. 0.4 ± 1.96 · 0.4."""
+    """The best is ahead by 0.4: by 0.8 in one half of the path, by 0 in the other. 0.4 ± 12.706 · 0.4, Student’s t of two values."""
     report = score(pictures, "timed")
     assert report.ranked["timed"][0].lead == pytest.approx(around_mean([0.8, 0.0]), abs=1e-6)
-    assert any("(95 % over t: -0.384 to 1.18)" in line for line in report.lines())
+    assert any("(95 % over t: -4.68 to 5.48)" in line for line in report.lines())
     assert report.ranked["timed"][1].lead is None
 
 

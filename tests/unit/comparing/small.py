@@ -12,7 +12,7 @@ TREE: dict[str, object] = {
         "model": {"path": "world"},
         "data": {"path": "world:pairs", "validation_fraction": 0.001},
         "optimizer": {"lr": 1e-4, "warmup_steps": 0},
-        "train": {"steps": 4, "pairs_per_step": 4, "micro_batch_pairs": 4},
+        "train": {"steps": 4, "pairs_per_step": 4, "micro_batch_pairs": 4, "save_every_steps": 2},
     },
     "evaluation": {
         "prompts": "world:heldout", "scorers": ["world:oracle", "world:clip"], "limit": 4, "at": [2, 4], "sampler_steps": 2,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 
 from inpo.comparing import Choice, compare, job, make
-from inpo.comparing.cells import Cell, read_cell
+from inpo.comparing.cells import Cell, read_cell, write_cell
 from inpo.comparing.job import listing, look_up
 from inpo.comparing.plan import Planned
+from inpo.config import Experiment
 from inpo.errors import InputError, RunFault
 from inpo.evaluation.compared import read_compared
 from inpo.evaluation.summary import read_summary
@@ -197,6 +200,89 @@ def test_what_another_process_makes_is_left_to_it(made: tuple[str, Path], tmp_pa
     assert theirs.read_bytes() == (whole / "cells" / theirs.name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("lock", "message"),
+    [
+        (json.dumps({"pid": 77, "host": "elsewhere", "start": 1.0}), r"in use by process 77 on elsewhere; .*delete .*lock\.json"),
+        ("torn", r"lock\.json does not say who holds it .* delete it"),
+    ],
+)
+def test_what_holds_a_cell_is_told_once(
+    made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, lock: str, message: str
+) -> None:
+    """A worker that died on another machine, or a lock that is not whole, would be waited for without end: the file to delete is named."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    late = next((tmp_path / "cells").glob("inpo.seed-1.*.json"))
+    late.unlink()
+    held = tmp_path / "work" / late.stem / "lock.json"
+    held.parent.mkdir(parents=True)
+    held.write_text(lock)
+    rounds = []
+
+    def deleted(seconds: float) -> None:
+        rounds.append(seconds)
+        if len(rounds) == 2:
+            held.unlink()
+            shutil.copy(whole / "cells" / late.name, late)
+
+    monkeypatch.setattr(job, "time", SimpleNamespace(sleep=deleted))
+    compare(file, tmp_path)
+    said = capsys.readouterr().err
+    assert len(re.findall(message, said)) == 1
+    assert said.count("waiting for cells") == 2
+
+
+def test_trials_of_the_arm_that_chooses_are_made_for_another(
+    made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--only shuffled`, whose knobs are dpo's: dpo's two trials come first, and nothing else of dpo's."""
+    fetched = []
+
+    def fetch(cell: Planned, work: Path, out: Path) -> None:
+        fetched.append((cell.arm, cell.role))
+        (out / "cells").mkdir(exist_ok=True)
+        shutil.copy(made[1] / "cells" / f"{cell.stem}.json", out / "cells")
+
+    monkeypatch.setattr(job, "make", fetch)
+    compare(made[0], tmp_path, Choice(only=("shuffled",)))
+    assert fetched == [("dpo", "knobs"), ("dpo", "knobs"), ("shuffled", "table")]
+
+
+@pytest.mark.parametrize("broken", [[0], [0, 1]])
+def test_a_trial_without_a_score_is_the_last(made: tuple[str, Path], tmp_path: Path, broken: list[int]) -> None:
+    """What no scorer could judge is never chosen while another trial has a score; and the tables can be written."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    state = look_up(file, whole)
+    trials = state.plan.trials("inpo")
+    for place in broken:
+        path = tmp_path / "cells" / f"{trials[place].stem}.json"
+        cell = read_cell(path)
+        points = [replace(point, scores={name: [[None]] * len(rows) for name, rows in point.scores.items()}) for point in cell.points]
+        write_cell(path, replace(cell, points=points))
+    compare(file, tmp_path, Choice(table=True))
+    assert look_up(file, tmp_path).choice("inpo") == trials[0 if len(broken) == 2 else 1].knobs
+
+
+@pytest.mark.parametrize("saves", [3, None])
+def test_a_run_saves_as_its_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int | None) -> None:
+    """And not at the greatest common divisor of the steps it is judged at, which for [1, 400] would be every step."""
+    settings = {**TREE["settings"], "train": {"steps": 4, "save_every_steps": saves}}  # type: ignore[dict-item]
+    evaluation = {**TREE["evaluation"], "at": [1, 4]}  # type: ignore[dict-item]
+    seen = []
+
+    def trained(experiment: Experiment, *arguments: object, **others: object) -> None:
+        seen.append(experiment.train)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "train", trained)
+    file = write(tmp_path / "a.yaml", settings=settings, evaluation=evaluation, knobs=None, arms={"inpo": {"method": "inpo"}})
+    with pytest.raises(KeyboardInterrupt):
+        compare(file, tmp_path / "out", Choice(only=("inpo",)))
+    assert [(train.save_every_steps, train.sample_every_steps) for train in seen] == [(saves, 1)]
+
+
 def test_a_cell_finished_meanwhile_is_not_made_again(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other process wrote it after this one had looked, and before it took the lock."""
     file, whole = made
@@ -205,7 +291,7 @@ def test_a_cell_finished_meanwhile_is_not_made_again(made: tuple[str, Path], tmp
     late.unlink()
     take = job.taken
 
-    def finished(cell: Planned, out: Path) -> AbstractContextManager[Path | None]:
+    def finished(cell: Planned, out: Path) -> AbstractContextManager[Path | str]:
         shutil.copy(whole / "cells" / late.name, late)
         return take(cell, out)
 
@@ -236,6 +322,8 @@ def test_a_run_that_breaks_down_stops_no_other(made: tuple[str, Path], tmp_path:
 
 
 def test_a_folder_of_something_else_is_refused(made: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / ".table.md.77.partial").write_text("left behind by a process that was killed")
+    compare(made[0], tmp_path, Choice(table=True))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt, and is no comparison's folder"):
         compare(made[0], tmp_path)

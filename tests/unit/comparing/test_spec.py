@@ -99,6 +99,10 @@ def test_every_method_is_in_the_worlds_comparison() -> None:
         ({"arms": {"a": {"method": "inpo", "sseds": 3}}}, "arms.a.sseds is not a setting"),
         ({"arms": {"base": {"method": "inpo"}}}, "neither 'base' nor"),
         ({"arms": {"a": {"method": "inpo", "knobs_of": "b"}}}, "knobs_of='b' is no other arm"),
+        (
+            {"arms": {name: {"method": "inpo", "knobs_of": other} for name, other in ("xa", "ab", "ba")}},
+            r"arms\.\w\.knobs_of leads back to itself \(.* → .* → .*\): one of these arms must choose$",
+        ),
         ({"arms": {"a": {"method": "inpo", "knobs_of": "b", "grid": {"optimizer.lr": [1.0]}}}}, "cannot both be set"),
         ({"arms": {"a": {"method": "inpo", "grid": {"optimizer.lr": [1e-5, 2e-5, 3e-5]}}}}, "3 trials, but knobs.trials=2"),
         ({"knobs": None}, "needs a section 'knobs'"),

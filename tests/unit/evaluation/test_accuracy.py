@@ -14,11 +14,11 @@ from inpo.intervals import wilson
 
 
 def test_a_gap_of_nothing_counts_half() -> None:
-    """+1, +1, −4, 0: (2 + ½)/4, mean −½; s² = ((1.5)² + (1.5)² + (3.5)² + (0.5)²)/3 = 17/3."""
+    """+1, +1, −4, 0: (2 + ½)/4, mean −½; s² = ((1.5)² + (1.5)² + (3.5)² + (0.5)²)/3 = 17/3, and t = 3.1824 at three degrees of freedom."""
     found = agreement([1, 1, -4, 0])
     assert (found.accuracy, found.n, found.ties, found.gap) == (0.625, 4, 1, -0.5)
     assert (found.low, found.high) == wilson(0.625, 4)
-    half = 1.959963984540054 * math.sqrt(17 / 3 / 4)
+    half = 3.182446 * math.sqrt(17 / 3 / 4)
     assert (found.gap_low, found.gap_high) == pytest.approx((-0.5 - half, -0.5 + half))
 
 

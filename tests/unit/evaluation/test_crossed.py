@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from inpo.errors import InputError
-from inpo.evaluation.crossed import Array, crossed_difference, crossed_mean, student_t
+from inpo.evaluation.crossed import Array, crossed_difference, crossed_mean
 from inpo.evaluation.winrate import paired_difference
+from inpo.intervals import student_t
 
 
 def table(rng: np.random.Generator, shape: tuple[int, int], *, seeds: float, both: float, by_prompt: Array) -> Array:
