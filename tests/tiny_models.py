@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def tiny_t5_tokenizer() -> object:
     letters = sorted({chr(code) for code in range(33, 127)} | {"▁"})
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((f"▁{word}", -1.0) for word in WORDS), *((char, -9.0) for char in letters)]
     return T5Tokenizer(vocab=vocab, extra_ids=0)
+
+
+def write_pieces(tokenizer: Path) -> None:
+    """Puts a `spiece.model` of the tiny T5's size in the place of a folder's tokenizer.json, as published PixArt folders have it."""
+    from sentencepiece import SentencePieceTrainer
+
+    size = len(json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"])
+    (tokenizer / "tokenizer.json").unlink()
+    with (tokenizer / "spiece.model").open("wb") as pieces:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter([" ".join(WORDS)] * 50), model_writer=pieces, vocab_size=size, hard_vocab_limit=False, pad_id=0,
+            eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        )  # fmt: skip
 
 
 def tiny_t5(tokenizer: object, width: int = T5_WIDTH) -> torch.nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -53,9 +52,19 @@ def _load_tokenizer(words: Component, folder: Path) -> PreTrainedTokenizerBase:
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "spiece.model")):
         raise InputError(f"{folder} holds no words: neither {_WORDS[words.kind]}; copy or download it again")
-    if not (folder / "tokenizer.json").is_file() and (folder / "spiece.model").is_file() and not find_spec("sentencepiece"):
-        raise InputError(f"{folder} holds its words as spiece.model alone, which sentencepiece reads: `pip install sentencepiece`")
+    if (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file():
+        _check_pieces(folder / "spiece.model")
     try:
         return cast("PreTrainedTokenizerBase", getattr(transformers, words.kind).from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"{folder} cannot be loaded as a {words.kind}: {in_one_line(error)}") from error
+
+
+def _check_pieces(file: Path) -> None:
+    """A damaged vocabulary would be taken for one of tiktoken's, and that library asked for."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{file} is no complete vocabulary of T5 ({in_one_line(error)}); copy or download it again") from error

@@ -15,7 +15,6 @@ from inpo.alignment import examine_model
 from inpo.config import load_experiment
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate, generate_latents, shots
-from inpo.models import texts
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.parts import examine
@@ -209,13 +208,13 @@ def test_a_tokenizer_without_words(sd3: Path, name: str) -> None:
         load(ModelConfig(str(sd3)))
 
 
-def test_words_that_another_package_reads(pixart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """spiece.model without sentencepiece: transformers would ask for tiktoken."""
-    monkeypatch.setattr(texts, "find_spec", lambda name: None)
-    (pixart / "tokenizer" / "spiece.model").write_bytes(b"")
+@pytest.mark.parametrize("content", [b"", b"junk"])
+def test_a_damaged_vocabulary_of_sentencepiece(pixart: Path, content: bytes) -> None:
+    """Nobody looks at it beside a tokenizer.json."""
+    (pixart / "tokenizer" / "spiece.model").write_bytes(content)
     load(ModelConfig(str(pixart)))
     (pixart / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match=r"tokenizer holds its words as spiece\.model alone.*pip install sentencepiece"):
+    with pytest.raises(InputError, match=r"spiece\.model is no complete vocabulary of T5.*copy or download it again"):
         load(ModelConfig(str(pixart)))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
 import pytest
 import torch
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -15,9 +17,10 @@ from inpo.models.loading import load
 from inpo.models.lora import adapted_layers
 from inpo.models.model import Model
 from inpo.models.parts import examine
+from inpo.models.prompts import T5Tower
 from inpo.models.sizes import model_sizes
 from inpo.types import Condition, Denoiser
-from tests.tiny_models import LATENT, T5_WIDTH, tiny_pixart
+from tests.tiny_models import LATENT, T5_WIDTH, tiny_pixart, tiny_sd3, write_pieces
 
 PROMPTS = ["a red circle on a white background", "", "  A Green SQUARE "]
 TIMES = torch.tensor([0, 417, 999])
@@ -108,3 +111,23 @@ def test_saved_pipeline_loads_without_us(model: Model, tmp_path: Path) -> None:
     settings = {"use_resolution_binning": False, "clean_caption": False, "num_inference_steps": 2, "output_type": "np"}
     assert pipeline("a red circle", **settings).images[0].shape == (16, 16, 3)
     assert load(ModelConfig(str(tmp_path / "out"))).fingerprint() == model.fingerprint()
+
+
+@pytest.mark.parametrize(("make", "name"), [(tiny_pixart, "tokenizer"), (tiny_sd3, "tokenizer_3")])
+def test_a_vocabulary_of_sentencepiece_is_read_and_kept(make: Callable[[Path], Path], name: str, tmp_path: Path) -> None:
+    """`spiece.model` without tokenizer.json, as PixArt is published: the tokens are SentencePiece's own and an end; a saved pipeline has
+    the file, and is the same model to us and to diffusers."""
+    folder = make(tmp_path)
+    write_pieces(folder / name)
+    model, pieces = load(ModelConfig(str(folder))), SentencePieceProcessor(model_file=str(folder / name / "spiece.model"))
+    (tower,) = (each for each in model.encoder.towers if isinstance(each, T5Tower))
+    for prompt in (*PROMPTS, "² ｂｉｇ ﬁ\tx\n"):
+        assert tower.tokenizer(prompt).input_ids == [*pieces.encode(prompt), pieces.eos_id()]
+    model.save_pipeline(tmp_path / "out")
+    assert (tmp_path / "out" / name / "spiece.model").read_bytes() == (folder / name / "spiece.model").read_bytes()
+    again = load(ModelConfig(str(tmp_path / "out")))
+    assert again.fingerprint() == model.fingerprint()
+    ours, theirs = (each.encoder.encode_prompts(PROMPTS).tensors for each in (model, again))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    read = getattr(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out"), name)
+    assert read(PROMPTS).input_ids == tower.tokenizer(PROMPTS).input_ids
