@@ -6,23 +6,24 @@ A card is public: it names folders by their last part alone, and nothing of this
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import yaml
 
 from inpo.config import Experiment
 from inpo.models.families import Family
+from inpo.models.folders import is_hub_id
 from inpo.results import Judgement
 
 CARD = "README.md"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_DATA = re.compile(r"hub:([^/\s]+/[^/\s@:]+)")
 _ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
 _MEASURED = "## What was measured"
 _KIND = re.compile(r"([a-z-]+:)(.+)", re.DOTALL)
-_PLACES = {"model": ("path", "unet", "transformer", "vae", "config"), "data": ("path", "root", "scorer")}
+_MODEL_PLACES, _DATA_PLACES = ("path", "unet", "transformer", "vae", "config"), ("path", "root", "scorer")
 """Settings that may say where on this machine something lies."""
 
 
@@ -32,7 +33,8 @@ class Card:
     of a network, the folder inside the result that it lies in.
 
     `pairs`: how many the data had, None where nobody counted. `kept`: of a LoRA extracted from a fully trained network, the share of its
-    update's energy that it has. `absent`: names of text encoders that its pipeline has none of.
+    update's energy that it has. `absent`: names of text encoders that its pipeline has none of. `from_hub`: whether its base was read
+    from the hub, None where what the settings name is looked for from here.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Card:
     file: str | None = None
     kept: float | None = None
     absent: frozenset[str] = frozenset()
+    from_hub: bool | None = None
 
     def text(self) -> str:
         """The whole file. Equal facts make equal bytes."""
@@ -57,13 +60,20 @@ class Card:
     @property
     def _base(self) -> str:
         """What it was trained from: a hub id, or a folder's last part."""
-        return public(self.experiment.model.path) if self.experiment else "BASE"
+        if self.experiment is None:
+            return "BASE"
+        path = self.experiment.model.path
+        return path if self._on_hub else public(path)
+
+    @property
+    def _on_hub(self) -> bool:
+        return self.from_hub if self.from_hub is not None else self.experiment is not None and is_hub_id(self.experiment.model.path)
 
     def _front_matter(self) -> str:
         facts: dict[str, object] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
         tags = ["text-to-image", "diffusers", self.family.tag, "preference-alignment", "inpo"]
         if self.experiment:
-            if _HUB_ID.fullmatch(self._base):
+            if self._on_hub:
                 facts |= {"base_model": self._base, "base_model_relation": "adapter" if self._adapters else "finetune"}
             if found := _HUB_DATA.match(self.experiment.data.path):
                 facts["datasets"] = [found[1]]
@@ -130,7 +140,7 @@ class Card:
         trained = f"{'DoRA' if adapters.dora else 'LoRA'} of rank {adapters.rank}" if adapters else "the whole network"
         counted = "" if self.pairs is None else f", {self.pairs:,} pairs"
         rows = {
-            "base": code(self._base) + (f", its network from {code(public(replaced[1]))}" if replaced else ""),
+            "base": code(self._base) + (f", its network from {code(public_model(replaced[1]))}" if replaced else ""),
             "data": code(public(experiment.data.path)) + counted,
             "trained": trained,
             "steps": f"at most {train.steps}, of {train.pairs_per_step} pairs each",
@@ -138,7 +148,9 @@ class Card:
             "seed": str(train.seed),
         }
         table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-        settings = yaml.safe_dump(public_settings(experiment.to_tree()), sort_keys=False, allow_unicode=True)
+        tree = public_settings(experiment.to_tree())
+        tree["model"] = {**cast("dict[str, object]", tree["model"]), "path": self._base}
+        settings = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
         return f"{table}\n\nAll settings:\n\n{_fenced('yaml', settings)}"
 
 
@@ -151,27 +163,46 @@ def published(text: str, name: str, to: str, judgements: tuple[Judgement, ...]) 
     return f"{before}\n{_MEASURED}\n\n{_measured(judgements)}\n{licence}{after}"
 
 
+def made_from_hub(folder: Path) -> bool | None:
+    """Whether the card in a run's `model/` says that its base was read from the hub: a name that is no folder here may have been one where
+    it was trained. None without a card that says so or not."""
+    try:
+        _, facts, _ = (folder / CARD).read_text(encoding="utf-8").split("---\n", 2)
+        return "base_model" in yaml.safe_load(facts)
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return None
+
+
 def public(place: str) -> str:
-    """A folder or file by its last part, behind a kind too (`implicit:FOLDER`); hub ids, built-in names and `hub:` data as they are."""
-    if place.startswith("hub:") or (_HUB_ID.fullmatch(place) and not Path(place).expanduser().exists()):
+    """A folder or file by its last part, behind a kind too (`implicit:FOLDER?times=20`); built-in names and `hub:` data as they are."""
+    if place.startswith("hub:"):
         return place
     if found := _KIND.fullmatch(place):
-        return found[1] + public(found[2])
+        folder, mark, options = found[2].partition("?")
+        return f"{found[1]}{Path(folder).name}{mark}{options}"
     path = Path(place)
     # Of a pattern the last part says nothing.
     return path.name if not re.search(r"[*?\[]", path.name) else f"{path.parent.name}/{path.name}"
 
 
+def public_model(place: str) -> str:
+    """The same of a model, which may be on the hub: its id as it is."""
+    return place if is_hub_id(place) else public(place)
+
+
 def public_settings(tree: Mapping[str, object]) -> dict[str, object]:
     """The settings without where on this machine anything lies."""
-    return {name: _public_section(section, _PLACES.get(name, ())) for name, section in tree.items()}
+    places = {"model": dict.fromkeys(_MODEL_PLACES, public_model), "data": dict.fromkeys(_DATA_PLACES, public)}
+    return {name: _public_section(section, places.get(name, {})) for name, section in tree.items()}
 
 
-def _public_section(value: object, places: tuple[str, ...]) -> object:
+def _public_section(value: object, places: Mapping[str, Callable[[str], str]]) -> object:
     if isinstance(value, Mapping):
-        return {key: public(item) if key in places and isinstance(item, str) else _public_section(item, ()) for key, item in value.items()}
+        return {
+            key: places[key](item) if key in places and isinstance(item, str) else _public_section(item, {}) for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_public_section(item, ()) for item in value]
+        return [_public_section(item, {}) for item in value]
     return public(value) if isinstance(value, str) and value.partition(":")[2].startswith(("/", "~")) | Path(value).is_absolute() else value
 
 
@@ -189,7 +220,9 @@ def _measured(judgements: tuple[Judgement, ...]) -> str:
     for each in judgements:
         found = each.numbers
         against = f"{code(each.name)} against {code(each.baseline)}"
-        lines.append(f"| {against} | {code(found.scorer or '–')} | {found.win_rate:.3f} | {found.low:.3f} – {found.high:.3f} | {found.n} |")
+        rate = f"{found.win_rate:.3f} | {found.low:.3f} – {found.high:.3f}"
+        lines.append(f"| {against} | {code(public(found.scorer or '–'))} | {rate} | {found.n} |")
         if second := found.second_scorer:
-            lines.append(f"| {against} | {code(second.name)} | {second.win_rate:.3f} | {second.low:.3f} – {second.high:.3f} | |")
+            rate = f"{second.win_rate:.3f} | {second.low:.3f} – {second.high:.3f}"
+            lines.append(f"| {against} | {code(public(second.name))} | {rate} | |")
     return "\n".join(lines)

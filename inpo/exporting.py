@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from inpo.card import CARD, Card
+from inpo.card import CARD, Card, made_from_hub
 from inpo.checking import one_of, whole
 from inpo.compose import naming, resolve_model
 from inpo.console import bar, say
@@ -180,7 +180,7 @@ def _card(job: Export, result: Result, done: Exported, place: _Place) -> Card:
     parts = examine(result.model)
     return Card(
         name, job.format, parts.family, result.experiment, pairs=result.pairs(), judgements=result.judgements(),
-        file=place.file, kept=done.kept, absent=parts.absent,
+        file=place.file, kept=done.kept, absent=parts.absent, from_hub=made_from_hub(result.path / "model"),
     )  # fmt: skip
 
 

@@ -124,6 +124,12 @@ def _no_weights(folder: Path, stem: str) -> str:
     )
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether what a user wrote can only be a model on the hub, as no folder here can be meant."""
+    local = Path(path).expanduser()
+    return _HUB_ID.fullmatch(path) is not None and not local.exists() and not local.parent.exists()
+
+
 def _local_folder(path: str, key: str) -> Path | None:
     """The folder on this disk, or None where `path` can only be a hub id."""
     local = Path(path).expanduser()
@@ -131,7 +137,7 @@ def _local_folder(path: str, key: str) -> Path | None:
         return local
     if local.exists():
         raise InputError(f"{key}={path!r} is a file, and a folder in diffusers' layout is expected; single files are for model.path alone")
-    if _HUB_ID.fullmatch(path) and not local.parent.exists():
+    if is_hub_id(path):
         return None
     whole = ", a run's folder, 'world'," if key == "model.path" else ""
     raise InputError(f"{_absent(path, key)}; give a diffusers folder{whole} or a hub id 'owner/name'")

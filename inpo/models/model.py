@@ -18,7 +18,7 @@ from inpo.models.encoder import PipelineEncoder
 from inpo.models.families import Family
 from inpo.models.folders import INDEX, weights_variant
 from inpo.models.prompts import Absent, Reading
-from inpo.models.saving import read_weights, replace_folder, write_network, write_pipeline, write_reading
+from inpo.models.saving import read_weights, replace_folder, without_origins, write_network, write_pipeline, write_reading
 from inpo.models.sides import check_side, latent_side
 from inpo.types import Denoiser
 
@@ -66,7 +66,7 @@ class Model:
     def fingerprint(self) -> str:
         """32 hex digits that change whenever a weight, the schedule, the precision or the reading of prompts does."""
         digest = hashlib.blake2b(digest_size=16)
-        settings: list[object] = [dict(self.scheduler_config), self.policy.compute_dtype]
+        settings: list[object] = [without_origins(dict(self.scheduler_config)), self.policy.compute_dtype]
         if self.encoder.reading != Reading():
             settings.append(dataclasses.asdict(self.encoder.reading))
         if self.encoder.zero_empty != self.family.zero_empty:

@@ -1,4 +1,4 @@
-"""Folders that are complete or absent, in the layout that diffusers reads. Only safetensors, JSON and text are written."""
+"""Folders that are complete or absent, in the layout that diffusers reads. Only safetensors, JSON, text and vocabularies are written."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from inpo.models.families import VAE, Family
 from inpo.models.folders import INDEX, PICKLES, READING, read_json
 from inpo.models.prompts import Reading
 
-_TEXTS = (".json", ".txt")
+_TEXTS = (".json", ".txt", ".model")
+"""`.model` is the vocabulary of T5's tokenizer."""
 _HALVES = (torch.float16, torch.bfloat16)
+_SETTINGS = "config.json"
+"""How the names of files end that hold settings; a vocabulary may have any word for a key."""
+_ORIGINS = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
+"""Keys in which diffusers and transformers record where they had read something from."""
 
 
 @contextmanager
@@ -67,7 +72,7 @@ def write_pipeline(folder: Path, source: Path, family: Family, *, network: nn.Mo
 
     Not saved anew: transformers 5 writes CLIP's weights under names that transformers 4 would take for missing.
     """
-    index = read_json(source / INDEX)
+    index = without_origins(read_json(source / INDEX))
     networks = {component.name: [component.library, component.kind] for component in (family.network, VAE)}
     for name, entry in index.items():
         if name not in networks and isinstance(entry, list) and not (entry[0] and _copy_component(source / name, folder / name)):
@@ -77,22 +82,20 @@ def write_pipeline(folder: Path, source: Path, family: Family, *, network: nn.Mo
     index |= {"_class_name": family.pipeline, **networks}
     if family.safety_checker and index.get("safety_checker") in (None, [None, None]):
         index["requires_safety_checker"] = False
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / INDEX, index)
 
 
 def write_reading(folder: Path, reading: Reading) -> None:
     """How prompts are to be read, where it is not the pipeline's own way: the next `load` of this folder follows it."""
     if reading != Reading():
-        content = {"prompt_chunks": reading.chunks, "clip_skip": reading.clip_skip}
-        (folder / READING).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        content: dict[str, object] = {"prompt_chunks": reading.chunks, "clip_skip": reading.clip_skip}
+        _write_json(folder / READING, content)
 
 
 def write_network(folder: Path, network: nn.Module) -> None:
     """A diffusers network (config.json and safetensors) in its own precision."""
     network.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
-    # Where this machine had read it from is nobody's business, and would make equal networks differ in their files.
-    config = {key: value for key, value in read_json(folder / "config.json").items() if key != "_name_or_path"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "config.json", without_origins(read_json(folder / "config.json")))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -102,15 +105,35 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
+def without_origins(settings: dict[str, object]) -> dict[str, object]:
+    """Where a machine had read them from is nobody's business, and would make equal models differ in their files."""
+    return {
+        key: without_origins(value) if isinstance(value, dict) else value for key, value in settings.items() if key not in _ORIGINS
+    }
+
+
+def _write_json(file: Path, content: dict[str, object]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_text(source: Path, file: Path) -> None:
+    """Byte for byte, unless it says where it had been read from."""
+    settings = read_json(source) if source.name.endswith(_SETTINGS) else {}
+    if (told := without_origins(settings)) != settings:
+        _write_json(file, told)
+    else:
+        shutil.copyfile(source, file)
+
+
 def _copy_component(source: Path, folder: Path) -> bool:
-    """Texts as they are, weights in fp32; False, and no folder, for a component that is absent or a pickle only."""
+    """Texts and vocabularies as they are, weights in fp32; False, and no folder, for a component that is absent or a pickle only."""
     weights = sorted(source.glob("*.safetensors"))
     if not source.is_dir() or (not weights and any(file for pattern in PICKLES for file in source.glob(pattern))):
         return False
     folder.mkdir()
     for file in source.iterdir():
         if file.suffix in _TEXTS:
-            shutil.copyfile(file, folder / file.name)
+            _copy_text(file, folder / file.name)
     plain = [file for file in weights if file.name.count(".") == 1]
     widened = [_copy_weights(file, folder / f"{file.name.partition('.')[0]}.safetensors") for file in plain or weights]
     if any(widened):
@@ -138,4 +161,4 @@ def _declare_fp32(file: Path) -> None:
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = str(torch.float32).removeprefix("torch.")
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_json(file, config)

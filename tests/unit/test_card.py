@@ -10,7 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from inpo.card import Card, public, public_settings
+from inpo.card import Card, made_from_hub, public, public_settings
 from inpo.config import Experiment, load_experiment
 from inpo.evaluation.summary import MethodSummary, SecondScorer
 from inpo.models.families import PIXART_SIGMA, SD, SD3, SDXL
@@ -57,10 +57,38 @@ def test_nothing_of_this_machine_is_in_it(tmp_path: Path) -> None:
     assert public("/data/pick/*.parquet") == "pick/*.parquet"
     assert public("world:pairs") == "world:pairs"
     assert public("implicit:/home/somebody/runs/mine") == "implicit:mine"
+    assert public("implicit:/home/somebody/mine?times=20&noising=forward") == "implicit:mine?times=20&noising=forward"
+    assert public("somebody/pairs.parquet") == "pairs.parquet"
     assert public_settings({"data": {"scorer": "pickscore:my/models/x", "other": "a:/b/c"}}) == {
         "data": {"scorer": "pickscore:x", "other": "a:c"}
     }
     assert public_settings({"extra": {"list": ["/a/b", 1]}, "report_to": []}) == {"extra": {"list": ["b", 1]}, "report_to": []}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_two_parts_deep_is_no_model_of_the_hub(beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its first part is a folder here, loading takes it for a folder, though the second is gone by now; else for a hub id."""
+    monkeypatch.chdir(tmp_path)
+    if beside:
+        (tmp_path / "models").mkdir()
+    text = Card("mine", "pipeline", SD, experiment("model.path=models/base")).text()
+    assert ("base_model: models/base" in text) is not beside
+    assert ("models/base" in text) is not beside
+    assert ("`base`" in text) is beside
+
+
+def test_what_was_a_folder_where_it_was_trained_is_one_elsewhere(tmp_path: Path) -> None:
+    """The run's own card knows whether its base came from the hub; without one, and for one that says nothing, nobody does."""
+    made = experiment("model.path=models/base")
+    for known in (True, False):
+        (tmp_path / "README.md").write_text(Card("mine", "pipeline", SD, made, from_hub=known).text())
+        assert made_from_hub(tmp_path) is known
+        text = Card("mine", "lora", SD, made, file="x", from_hub=made_from_hub(tmp_path)).text()
+        assert ("models/base" in text) is known
+    for content in ("# mine", "---\n- 1: [\n---\n", "---\n1\n---\n"):
+        (tmp_path / "README.md").write_text(content)
+        assert made_from_hub(tmp_path) is None
+    assert made_from_hub(tmp_path / "nowhere") is None
 
 
 def test_names_cannot_break_out_of_the_card() -> None:
@@ -78,6 +106,13 @@ def test_win_rates_are_told_with_their_interval() -> None:
     text = Card("mine", "pipeline", SDXL, experiment(), judgements=(Judgement("candidate", "baseline", numbers),)).text()
     assert "| `candidate` against `baseline` | `world:oracle` | 0.625 | 0.500 – 0.750 | 40 |" in text
     assert "| `candidate` against `baseline` | `world:clip` | 0.550 | 0.400 – 0.700 | |" in text
+    private = dataclasses.replace(
+        numbers, scorer="pickscore:/home/somebody/one", second_scorer=SecondScorer("implicit:/home/somebody/run?times=20", 0.55, 0.4, 0.7)
+    )
+    text = Card("mine", "pipeline", SDXL, experiment(), judgements=(Judgement("candidate", "baseline", private),)).text()
+    assert "somebody" not in text
+    assert "| `pickscore:one` |" in text
+    assert "| `implicit:run?times=20` |" in text
     assert "What was measured" not in Card("mine", "pipeline", SDXL, experiment()).text()
 
 

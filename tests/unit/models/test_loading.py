@@ -196,6 +196,27 @@ def test_optional_parts_are_kept_if_safe(tiny_pipeline: Path, tmp_path: Path) ->
     assert not (tmp_path / "pickled-out" / "safety_checker").exists()
 
 
+def test_a_saved_pipeline_does_not_say_where_its_parts_were_read(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Nowhere in its settings, those of a part inside a part included; what says nothing of the kind is copied byte for byte."""
+    folder, private = shutil.copytree(tiny_pipeline, tmp_path / "base"), "/home/somebody/secret"
+    for name, values in {
+        "model_index.json": {"_name_or_path": private},
+        "text_encoder/config.json": {"_name_or_path": private, "inner": {"_name_or_path": private, "kept": 1}},
+        "tokenizer/tokenizer_config.json": {"name_or_path": private, "special_tokens_map_file": f"{private}/special_tokens_map.json"},
+        "scheduler/scheduler_config.json": {"_name_or_path": private},
+        "unet/config.json": {"_name_or_path": private},
+        "vae/config.json": {"_name_or_path": private},
+    }.items():
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | values))
+    model = load(ModelConfig(str(folder)))
+    model.save_pipeline(tmp_path / "out")
+    assert all(private not in file.read_text() for file in (tmp_path / "out").rglob("*.json"))
+    assert json.loads((tmp_path / "out" / "text_encoder" / "config.json").read_text())["inner"] == {"kept": 1}
+    vocabulary = Path("tokenizer") / "tokenizer.json"
+    assert (tmp_path / "out" / vocabulary).read_bytes() == (folder / vocabulary).read_bytes()
+    assert load(ModelConfig(str(tmp_path / "out"))).fingerprint() == model.fingerprint()
+
+
 def test_a_named_family_opens_a_pipeline_class_of_ones_own(tiny_pipeline: Path, tmp_path: Path) -> None:
     """A community pipeline of Stable Diffusion's components loads when the user says what it is."""
     folder = shutil.copytree(tiny_pipeline, tmp_path / "own")
