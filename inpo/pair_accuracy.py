@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -149,8 +149,9 @@ def _open_held_out(run: AlignedRun, job: PairScoring) -> _Opened:
     """The pairs that a run kept for validation; of a source without end, those after the last one that it trained on."""
     from inpo.data.order import held_out, ids_of
 
-    data, train = run.experiment.data, run.experiment.train
-    source = open_pairs(data, run.folder, seed=train.seed)
+    # A run on one picture of each pair has held the whole pair out.
+    data, train = replace(run.experiment.data, positive_ratio=None), run.experiment.train
+    source = open_pairs(data, run.folder)
     if source.size is None:
         first = train.steps * train.pairs_per_step
         return _Opened(source, range(first, first + job.limit), data.path == WORLD_PAIRS)

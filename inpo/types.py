@@ -290,3 +290,9 @@ class Scorer(Protocol):
 
     def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """fp32 `[B]`, higher is better; `images` are uint8 `[H,W,3]`."""
+
+
+def scorer_kind(name: str) -> str:
+    """A scorer's name without the place: with its `spec` it says which scorer it is, wherever the DIR of `pickscore:DIR` is mounted."""
+    kind = name.partition(":")[0]
+    return kind if kind in ("pickscore", "implicit") else name

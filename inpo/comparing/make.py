@@ -114,10 +114,10 @@ class Look:
         judge, samples = self.planned.judge, self.planned.judge.judging.samples
         shown, prompts = list(pictures), [prompt for prompt in judge.prompts for _ in range(samples)]
         columns: dict[str, Tensor] = {}
-        for each in judge.scorers:
-            columns[each.name] = each.score(shown, prompts)
+        for each, label in zip(judge.scorers, judge.labels, strict=True):
+            columns[label] = each.score(shown, prompts)
             if isinstance(each, PartScorer) and self.planned.role != "knobs":
-                columns |= {f"{each.name}{PART}{name}": values for name, values in each.parts(shown, prompts).items()}
+                columns |= {f"{label}{PART}{name}": values for name, values in each.parts(shown, prompts).items()}
         lists = {name: rounded(values.tolist()) for name, values in columns.items()}
         return {name: [row[i : i + samples] for i in range(0, len(row), samples)] for name, row in lists.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,15 @@ from typing import Literal, cast
 from inpo.comparing.cells import Cell, Key, digest_of, stem
 from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison, Judging, Knobs
 from inpo.compose import load, open_pairs, prompt_set, resolve_model, scorer
-from inpo.config import Experiment, merged
+from inpo.config import Experiment, build, merged
 from inpo.errors import InputError
-from inpo.evaluation.scoring import spec_json
 from inpo.generation import GenerationConfig
 from inpo.methods import method
 from inpo.models.config import ModelConfig
 from inpo.models.parts import examine
 from inpo.plan import forwards_per_pair
 from inpo.training.snapshot import FREE_KEYS, flat
-from inpo.types import Scorer
+from inpo.types import Scorer, scorer_kind
 
 KNOB_SEED = 1_000
 """Training seeds of the trials start here: the table's are fresh ones."""
@@ -48,7 +48,13 @@ class Judge:
         """Everything but the points: a cell that has more of them than are asked for is as good."""
         sampling = {key: getattr(self.judging, key) for key in ("seed", "samples")}
         digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
-        return {"prompts_sha256": digest, "prompts": len(self.prompts), **sampling, "scorers": [spec_json(each) for each in self.scorers]}
+        return {"prompts_sha256": digest, "prompts": len(self.prompts), **sampling, "scorers": [_identity(each) for each in self.scorers]}
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """What cells call the scorers: their names, but for a place, which is another one on another machine, what is there."""
+        kinds = [(each.name, scorer_kind(each.name), _identity(each)) for each in self.scorers]
+        return tuple(name if kind == name else f"{kind}:{hashlib.sha256(spec.encode()).hexdigest()[:8]}" for name, kind, spec in kinds)
 
     def sampling(self, sampler_steps: int, guidance: float, *, seed_offset: int = 0) -> GenerationConfig:
         """How the pictures of one point are made."""
@@ -116,10 +122,17 @@ class Planned:
         return same and cell.prompts == list(self.judge.prompts) and cell.holds(self.keys)
 
 
+def _identity(scorer: Scorer) -> str:
+    """Kind and specification in one canonical line."""
+    return json.dumps({"scorer": scorer_kind(scorer.name), **scorer.spec}, sort_keys=True, ensure_ascii=False)
+
+
 def moving(experiment: Experiment) -> dict[str, object]:
-    """Settings that change a run's numbers. Where model and data lie is left out: their fingerprints stand for them."""
+    """Settings that change a run's numbers. Where model, data and scorer lie is left out: fingerprints stand for them."""
     kept = {key: value for key, value in flat(experiment.to_tree()).items() if key not in FREE_KEYS}
     places = ("model.path", "model.unet", "model.transformer", "model.vae", "model.config")
+    if experiment.data.scorer is not None:
+        kept["data.scorer"] = scorer_kind(experiment.data.scorer)
     return {key: value for key, value in kept.items() if key not in places}
 
 
@@ -140,13 +153,21 @@ class Plan:
 
     def base(self) -> list[Planned]:
         """The base, and the base again under other sampling seeds."""
-        model = self._model
+        model = self.model
         cells = [(BASE, 0), *((AGAIN, OTHER_SEED * (i + 1)) for i in range(self.comparison.base_again))]
         return [self._base(name, seed, model) for name, seed in cells]
 
-    @property
-    def _model(self) -> ModelConfig:
-        return next(iter(self._experiments.values())).model
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The base, which every arm is judged against: the file's own `settings.model`, or the first arm's where it has none."""
+        shared = _nested(self.comparison.settings).get("model")
+        if not isinstance(shared, dict) or "path" not in shared:
+            return next(iter(self._experiments.values())).model
+        return build(ModelConfig, shared, "settings.model")
+
+    def starts_elsewhere(self, name: str) -> bool:
+        """Whether an arm's training starts from another model than the base."""
+        return self._model_fingerprint(self._experiments[name].model) != self._model_fingerprint(self.model)
 
     def _base(self, name: str, seed: int, model: ModelConfig) -> Planned:
         identity = {"kind": "base", "model": self._model_fingerprint(model), "sampling_seed": seed, **self.judge.identity}

@@ -18,6 +18,7 @@ from inpo.evaluation.compared import ArmResult, Compared, Duel, Trial
 from inpo.evaluation.crossed import crossed_difference
 from inpo.training.snapshot import flat
 
+ELSEWHERE = "starts from another model than the base, against which it is judged all the same; what that model cost is in no count"
 AGAIN_NOTE = "the base against itself under other seeds: its interval should contain 0, and its win rate ½"
 
 
@@ -29,19 +30,19 @@ def results(state: State, out: Path) -> Compared | None:
         return None
     cells = {name: _cells(state, name) for name in [AGAIN, *plan.comparison.arms]}
     main, scorers = (judging.sampler_steps, judging.guidance), judging.scorers
-    second = scorers[1] if len(scorers) > 1 else None
-    runs = {name: Runs(name, found, base, scorers[0], second, main) for name, found in cells.items() if found}
+    second, labels = scorers[1] if len(scorers) > 1 else None, (*plan.judge.labels, None)
+    runs = {name: Runs(name, found, base, plan.judge.labels[0], labels[1], main) for name, found in cells.items() if found}
     rivals = [found for name, found in runs.items() if name != AGAIN and not plan.comparison.arms[name].control]
     arms = [_arm(state, name, runs.get(name), out) for name in plan.comparison.arms]
     return Compared(
         title=plan.comparison.title, note=plan.comparison.note, quick=plan.comparison.quick, scorer=scorers[0], second=second,
         prompts=len(base.prompts), prompt_set=judging.prompts, trial_prompts=knobs.prompts if knobs else None, sampling=main,
         pairs_per_step=plan.experiment(next(iter(plan.comparison.arms))).train.pairs_per_step,
-        arms=[*arms, *([_again(runs[AGAIN])] if AGAIN in runs else [])], duels=[*_duels(rivals), *_by_step(rivals)],
+        arms=[*arms, *([_again(runs[AGAIN])] if AGAIN in runs else [])], duels=[*_duels(plan, rivals), *_by_step(rivals)],
         left=sum(state.find(cell) is None for cell in state.planned()) + len(state.waiting()),
         versions=sorted({_version(cell) for found in [(base,), *cells.values()] for cell in found}),
         shown=[base.prompts[place // judging.samples] for place in shown_places(len(base.prompts) * judging.samples)],
-        base_score=float(np.nanmean(base.points[0].by_prompt(scorers[0]))), base_picture=_picture(plan.base()[0], out),
+        base_score=float(np.nanmean(base.points[0].by_prompt(plan.judge.labels[0]))), base_picture=_picture(plan.base()[0], out),
     )  # fmt: skip
 
 
@@ -59,9 +60,10 @@ def _arm(state: State, name: str, runs: Runs | None, out: Path) -> ArmResult:
     arm, experiment = state.plan.comparison.arms[name], state.plan.experiment(name)
     planned = _table(state, name)
     there = [each for each in planned if state.find(each) is not None]
-    choice = state.choice(name)
+    choice, elsewhere = state.choice(name), state.plan.starts_elsewhere(name)
     return ArmResult(
-        name=name, title=experiment.method.title, paper=experiment.method.paper, note=arm.note, control=arm.control,
+        name=name, title=experiment.method.title, paper=experiment.method.paper,
+        note="; ".join(filter(None, [arm.note, ELSEWHERE if elsewhere else ""])), elsewhere=elsewhere, control=arm.control,
         seeds=[each.seed for each in there], wanted=arm.seeds or 1, knobs=None if choice is None else dict(choice), knobs_of=arm.knobs_of,
         trials=_trials(state, name), steps=experiment.train.steps, schedule=experiment.optimizer.schedule,
         settings=_settings(planned[0] if planned else None, state.plan, name),
@@ -112,13 +114,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _duels(rivals: Sequence[Runs]) -> Iterator[Duel]:
-    """Every arm against every other: where their runs end, and after as many UNet image-forwards as the cheaper one took in all."""
+def _duels(plan: Plan, rivals: Sequence[Runs]) -> Iterator[Duel]:
+    """Every arm against every other: where their runs end, and after as many UNet image-forwards as the cheaper one took in all.
+
+    Not the latter where an arm starts elsewhere: what brought it there was paid in forwards too, which nobody has counted.
+    """
     for a, b in itertools.combinations(rivals, 2):
         last = [(runs.steps[-1], *runs.main) for runs in (a, b)]
         ends = crossed_difference(a.table(last[0]), b.table(last[1]))
         counts = (len(a.cells), len(b.cells))
         yield Duel("last", a.arm, b.arm, (last[0][0], last[1][0]), estimate(ends), counts)
+        if any(plan.starts_elsewhere(runs.arm) for runs in (a, b)):
+            continue
         spent = min(runs.forwards(runs.steps[-1]) for runs in (a, b))
         equal = crossed_difference(a.at_forwards(spent), b.at_forwards(spent))
         yield Duel("forwards", a.arm, b.arm, (spent, spent), estimate(equal), counts)

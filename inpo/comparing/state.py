@@ -42,7 +42,7 @@ class State:
         for trial in trials:
             cell = self.find(trial)
             point = cell.at(trial.keys[-1]) if cell else None
-            score = _mean(point.by_prompt(trial.judge.scorers[0].name)) if point else None
+            score = _mean(point.by_prompt(trial.judge.labels[0])) if point else None
             found.setdefault(trial.trial, []).append(score)
         means = {key: None if None in scores else float(np.mean([s for s in scores if s is not None])) for key, scores in found.items()}
         return [means[trial.trial] for trial in trials]

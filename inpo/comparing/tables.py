@@ -101,7 +101,8 @@ def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
     for other in [arm for arm in found.arms if not arm.control and arm.moments and arm is not first]:
         duels = [duel for duel in found.duels if (duel.a, duel.b) == (first.name, other.name)]
         by_step = {int(duel.at[0]): duel for duel in duels if duel.kind == "steps"}
-        ends = [_said(duel) for kind in ("last", "forwards") for duel in duels if duel.kind == kind]
+        by_kind = {duel.kind: duel for duel in duels if duel.kind != "steps"}
+        ends = [_said(by_kind[kind]) if kind in by_kind else "" for kind in ("last", "forwards")]
         cells = [signed(by_step[step].difference) if step in by_step else "" for step in steps]
         yield f"| {other.name} | {' | '.join([*cells, *ends])} |"
 

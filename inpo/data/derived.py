@@ -22,7 +22,7 @@ from inpo.data.order import STRIDE, ids_of
 from inpo.data.soft import Range, clamped, soft_preference
 from inpo.errors import InputError
 from inpo.randomness import seed_for
-from inpo.types import PairRecord, PairSource, Scorer
+from inpo.types import PairRecord, PairSource, Scorer, scorer_kind
 
 
 class Derived(ABC):
@@ -57,7 +57,7 @@ class ScoredPairs(Derived):
     def __init__(self, source: PairSource, scorer: Scorer, config: DataConfig) -> None:
         assert config.score_range is not None  # the settings' own check
         self._scorer, self._limits, self._ties = scorer, config.score_range, config.ties
-        super().__init__(source, "scorer", scorer.name, dict(scorer.spec), list(self._limits), self._ties)
+        super().__init__(source, "scorer", scorer_kind(scorer.name), dict(scorer.spec), list(self._limits), self._ties)
 
     def __getitem__(self, index: int) -> PairRecord:
         """The pair at `index`, from 0. Raises `InputError` for a picture that cannot be read or scored, and for a tie where it is one."""

@@ -70,6 +70,7 @@ class ArmResult:
     """One row. `seeds` are there of `wanted`; `moments` by step, the last one is the result; `parts`: gains of the deciding scorer's.
 
     `settings`: what of it differs from other arms, `training`: facts averaged over the runs, `picture`: a strip of the first seed.
+    `elsewhere`: whether training started from another model than the base.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ArmResult:
     parts: dict[str, Estimate] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
     picture: str | None = None
+    elsewhere: bool = False
 
     @property
     def last(self) -> Moment | None:

@@ -141,10 +141,12 @@ def _group(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> Group:
 def _series(
     arm: ArmResult, colour: str, x: Callable[[Moment], float], y: Callable[[Moment], Estimate | None], *, start: float, last: float
 ) -> Series:
-    """From the base, which is every run's step 0, to step or forwards `last`."""
+    """From the base, which is every run's step 0 unless it started elsewhere, to step or forwards `last`."""
     points = [(x(moment), value) for moment in arm.moments if (value := y(moment)) is not None and x(moment) <= last]
-    xs = [0.0, *(place for place, _ in points)] if points else []
-    ys, lows, highs = ([start, *(getattr(value, key) for _, value in points)] if points else [] for key in ("value", "low", "high"))
+    xs = [place for place, _ in points]
+    ys, lows, highs = ([getattr(value, key) for _, value in points] for key in ("value", "low", "high"))
+    if points and not arm.elsewhere:
+        xs, ys, lows, highs = ([first, *values] for first, values in ((0.0, xs), (start, ys), (start, lows), (start, highs)))
     return Series(display_name(arm.name), colour, xs, ys, band=(lows, highs))
 
 

@@ -139,6 +139,21 @@ def test_held_out_pairs_are_those_that_the_run_did_not_train_on(run: Path, tmp_p
     assert judge.overall.gap == pytest.approx(gap)
 
 
+def test_pairs_behind_single_pictures_are_measured(
+    run: Path, tmp_path: Path, judges: dict[str, Brightness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A KTO run that learned from one picture of each pair (data.positive_ratio) held out the same pairs, both pictures of each."""
+    kto = tmp_path / "kto"
+    kto.mkdir()
+    (kto / "model").symlink_to(run / "model")
+    pairs = run.parent / "pairs.parquet"
+    settings = small(Path(str(run)), pairs, "diffusion-kto", "data.validation_fraction=0.2", "data.positive_ratio=0.8")
+    (kto / "config.yaml").write_text(load_experiment("sd15-kto", settings).to_yaml())
+    found = [measure(f"held-out:{each}", "bright", out=tmp_path / f"{each.name}.json") for each in (kto, run)]
+    assert found[0].scorers == found[1].scorers
+    assert found[0].n > 1
+
+
 def test_of_pairs_without_end_come_those_after_the_last_trained_on(run: Path, tmp_path: Path, judges: dict[str, Brightness]) -> None:
     """Two steps of four pairs on the world's own: pairs 8 and 9 come first. Nobody can agree with all labels that chance has drawn."""
     world = tmp_path / "world"

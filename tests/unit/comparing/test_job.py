@@ -9,15 +9,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from inpo import alignment
 from inpo.comparing import Choice, compare, job, make
 from inpo.comparing.cells import Cell, read_cell, write_cell
 from inpo.comparing.job import listing, look_up
 from inpo.comparing.plan import Planned
-from inpo.config import Experiment
+from inpo.config import Experiment, load_experiment
 from inpo.errors import InputError, RunFault
 from inpo.evaluation.compared import read_compared
 from inpo.evaluation.summary import read_summary
@@ -263,6 +265,29 @@ def test_a_trial_without_a_score_is_the_last(made: tuple[str, Path], tmp_path: P
         write_cell(path, replace(cell, points=points))
     compare(file, tmp_path, Choice(table=True))
     assert look_up(file, tmp_path).choice("inpo") == trials[0 if len(broken) == 2 else 1].knobs
+
+
+def test_an_arm_that_starts_elsewhere_is_judged_against_the_files_base(tmp_path: Path) -> None:
+    """Be it the first in the file: gains of all arms are over `settings.model`, which is said, and no forwards are set against others'."""
+    small = {"train.steps": 1}
+    arms: dict[str, object] = {"plain": {"method": "sft", "settings": small}}
+    common: dict[str, Any] = {"evaluation": {**TREE["evaluation"], "at": []}, "knobs": None, "seeds": 1, "base_again": 0}  # type: ignore[dict-item]
+    alignment.train(load_experiment("world-sft", ["train.steps=1", "optimizer.lr=0.001", "optimizer.warmup_steps=0"]), tmp_path / "first")
+    arms = {"then": {"method": "inpo", "settings": {**small, "model.unet": str(tmp_path / "first")}, "note": "second stage"}, **arms}
+    state = compare(write(tmp_path / "a.yaml", arms=arms, **common), tmp_path / "out")
+    plan, found = state.plan, read_compared(tmp_path / "out")
+    base, then = state.find(plan.base()[0]), state.find(plan.table("then", {})[0])
+    assert base is not None
+    assert then is not None
+    assert plan.model.unet is None
+    gap = np.array(then.points[0].scores["world:oracle"]) - np.array(base.points[0].scores["world:oracle"])
+    assert found.arms[0].last is not None
+    assert found.arms[0].last.gain.value == pytest.approx(float(gap.mean()))
+    assert [(arm.name, arm.elsewhere) for arm in found.arms] == [("then", True), ("plain", False)]
+    assert found.arms[0].note.startswith("second stage; starts from another model than the base")
+    assert {duel.kind for duel in found.duels} == {"last", "steps"}
+    differences = (tmp_path / "out" / "table.md").read_text().partition("less each other arm")[2]
+    assert re.search(r"^\| plain \| .* \|  \|$", differences, re.MULTILINE)
 
 
 @pytest.mark.parametrize("saves", [3, None])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from inpo import world
+from inpo.comparing import Choice, compare
+from inpo.comparing.job import look_up
 from inpo.comparing.plan import Plan, moving
 from inpo.comparing.spec import PACKAGED, Judging, load_comparison
 from inpo.errors import InputError
@@ -54,6 +58,40 @@ def test_every_setting_that_moves_a_number_moves_the_digest(tmp_path: Path) -> N
     assert Plan(load_comparison(write(tmp_path / "d.yaml", arms=same))).table("inpo", {})[0].digest == first.digest
     assert first.experiment is not None
     assert not {"model.path", "train.keep"} & set(moving(first.experiment))
+
+
+def test_digests_of_cells_that_exist_stay() -> None:
+    """Cells of the world's comparison were made long ago, the last of them of a run whose pairs world:clip judged."""
+    plan = Plan(load_comparison("world"))
+    assert [cell.digest for cell in plan.base()] == ["cf494c617bb97d8d", "3a92a0357f224ecc", "c1ca1f1ee7014601", "d9287f82e838f11d"]
+    assert plan.trials("inpo")[1].digest == "0503e3506287a25e"
+    assert plan.table("smpo", {"optimizer.lr": 2e-5})[0].digest == "f1b2e4050e2ead8e"
+
+
+def judged_by(folder: Path) -> dict[str, object]:
+    """The small comparison with a scorer in a folder, as a judge and as the source of an arm's labels."""
+    scored = {"data.scorer": f"pickscore:{folder}", "data.score_range": [13.0, 21.0], "train.steps": 1}
+    return {
+        "evaluation": {**cast("dict[str, object]", TREE["evaluation"]), "scorers": [f"pickscore:{folder}", "world:oracle"], "at": []},
+        "arms": {"smpo": {"method": "smpo", "settings": scored}}, "knobs": None, "seeds": 1, "base_again": 0,
+    }  # fmt: skip
+
+
+def test_a_scorer_is_the_same_one_wherever_it_lies(tmp_path: Path) -> None:
+    """Two copies of a folder: cells made with the one serve with the other, and the tables are the same."""
+    tables = []
+    for name in "ab":
+        shutil.copytree(world.scorer_path(), tmp_path / name)
+        file = write(tmp_path / f"{name}.yaml", **judged_by(tmp_path / name))
+        state = compare(file, tmp_path / "out", Choice(table=name == "b"))
+        assert [state.find(cell) is not None for cell in state.planned()] == [True, True]
+        tables.append((tmp_path / "out" / "table.md").read_text().replace(str(tmp_path / name), "DIR"))
+    assert tables[0] == tables[1]
+    assert "| smpo | 1 | 1 |" in tables[0]
+    weights = tmp_path / "b" / "config.json"
+    weights.write_text(weights.read_text() + "\n")
+    other = look_up(file, tmp_path / "out")
+    assert [other.find(cell) is not None for cell in other.planned()] == [False, False]
 
 
 def test_others_are_every_method_that_no_arm_names(tmp_path: Path) -> None:
