@@ -34,7 +34,8 @@ class Card:
 
     `pairs`: how many the data had, None where nobody counted. `kept`: of a LoRA extracted from a fully trained network, the share of its
     update's energy that it has. `absent`: names of text encoders that its pipeline has none of. `from_hub`: whether its base was read
-    from the hub, None where what the settings name is looked for from here.
+    from the hub, None where what the settings name is looked for from here. `told_settings`: whether diffusers would take the single
+    file for a model with other settings.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Card:
     kept: float | None = None
     absent: frozenset[str] = frozenset()
     from_hub: bool | None = None
+    told_settings: bool = False
 
     def text(self) -> str:
         """The whole file. Equal facts make equal bytes."""
@@ -101,6 +103,12 @@ class Card:
         if self.form in ("lora-kohya", "single-file"):
             folder = "loras" if self._adapters else "checkpoints"
             yield f"ComfyUI reads {code(str(self.file))} from `models/{folder}`, and so do the other programs that know this layout."
+        if self.told_settings:
+            yield (
+                "Without `config` diffusers would take the file for a model with other settings, and what it predicts for something "
+                f"else. {code(self._base)} stands for a folder or a hub id with the settings of this one; `inpo export --format pipeline` "
+                "writes one."
+            )
         if self.kept is not None:
             yield (
                 f"This LoRA was extracted by SVD from the trained weights. It holds {self.kept:.1%} of the energy of their update (the sum "
@@ -123,7 +131,7 @@ class Card:
         pairs = [(name, name.replace("text_encoder", "tokenizer")) for name in sorted(self.absent)]
         options = "".join(f", {text}=None, {words}=None" for text, words in pairs)
         if self.form == "single-file":
-            return f"{whole}.from_single_file({file!r})"
+            return f"{whole}.from_single_file({file!r}{f', config={self._base!r}' if self.told_settings else ''})"
         if self._adapters and not self.family.lora_loader:
             return f"# diffusers loads no LoRA into {pipeline}: merge it first.\n# inpo export {self.name} --format pipeline --out FOLDER"
         if self._adapters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from inpo.types import Dtype
 
 if TYPE_CHECKING:
     from inpo.models.export.adapters import Adapters
-    from inpo.models.parts import Parts
+    from inpo.models.parts import Outline, Parts
 
 Format = Literal["pipeline", "unet", "transformer", "lora", "lora-kohya", "single-file"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -93,28 +93,41 @@ def export(job: Export, out: Path, *, force: bool = False) -> Exported:
     """`inpo export`: writes `out`, complete or not at all, with a model card.
 
     `out`: a folder, or for a format that is one file also that file's name, `….safetensors`; its card is then `….md`.
-    `force` replaces an earlier export. Raises `InputError`.
+    `force` replaces an earlier export. Raises `InputError`, and `RunFault` for what the disk refuses.
     """
     place = _Place.of(job, out)
     place.require_free(force=force)
     with naming("RUN"):
         result = find_result(job.source)
-        with _told(out), place.opened() as written:
-            done = _write_adapters(job, result, written) if job.is_lora else _write_model(job, result, written)
-            card = _card(job, result, done, place)
+        lost = f"--out {out} could not be written (…): nothing is left of it; make room, or choose another place"
+        with _told(lost), place.opened() as written:
+            with _told(f"RUN={job.source!r} or its base could not be read (…): look at the disk that it lies on, and at its permissions"):
+                ready = _read_adapters(job, result, out) if job.is_lora else _read_model(job, result, out)
+                card = _card(job, result, ready, place)
+            ready.write(written.target)
             written.card.write_text(card.text(), encoding="utf-8")
-    return dataclasses.replace(done, path=out)
+    return ready.done
 
 
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """What the disk refuses, as one line."""
+def _told(what: str) -> Iterator[None]:
+    """What the disk refuses, as one line; its own words in the place of the `…`."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise RunFault(f"--out {out} could not be written ({error}): nothing is left of it; make room, or choose another place") from error
+        raise RunFault(f"({error})".join(what.rsplit("(…)", 1))) from error
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A result that was read: `write` puts it at a path. `told_settings`: as in `Card`."""
+
+    write: Callable[[Path], None]
+    done: Exported
+    model: Parts | Outline
+    told_settings: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,9 +166,21 @@ class _Place:
             raise InputError(f"--out {self.out} is a folder, and its name is a file's: choose another name")
         if not self.is_file and self.out.is_file():
             raise InputError(f"--out {self.out} is a file: give a folder, or a file's name that ends in {SUFFIX}")
-        if self.out.exists() and not force and (self.is_file or any(self.out.iterdir())):
-            what = "exists" if self.is_file else "is not empty"
-            raise InputError(f"--out {self.out} {what}: choose another, or --force to replace an earlier export")
+        if not force and (taken := self._taken()):
+            raise InputError(f"--out {self.out} {taken}: choose another, or --force to replace an earlier export")
+
+    def _taken(self) -> str | None:
+        """What is there already."""
+        if not self.is_file:
+            return "is not empty" if self.out.exists() and any(self.out.iterdir()) else None
+        if self.out.exists():
+            return "exists"
+        return f"has its card beside it, and {self.card} exists" if self.card.exists() else None
+
+    @property
+    def card(self) -> Path:
+        """Where a single file's card lies."""
+        return self.out.with_suffix(".md")
 
     @contextmanager
     def opened(self) -> Iterator[_Written]:
@@ -167,88 +192,85 @@ class _Place:
                 yield _Written(new / self.file if self.file else new, new / CARD)
             return
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.out.with_suffix(".md")) as card, replacing(self.out) as target:
+        with replacing(self.card) as card, replacing(self.out) as target:
             yield _Written(target, card)
             # safetensors makes its files readable by their owner alone.
             target.chmod(card.stat().st_mode)
 
 
-def _card(job: Export, result: Result, done: Exported, place: _Place) -> Card:
-    from inpo.models.parts import examine
-
-    name = place.out.resolve().name.removesuffix(SUFFIX)
-    parts = examine(result.model)
+def _card(job: Export, result: Result, ready: _Ready, place: _Place) -> Card:
+    name, model = place.out.resolve().name.removesuffix(SUFFIX), ready.model
     return Card(
-        name, job.format, parts.family, result.experiment, pairs=result.pairs(), judgements=result.judgements(),
-        file=place.file, kept=done.kept, absent=parts.absent, from_hub=made_from_hub(result.path / "model"),
+        name, job.format, model.family, result.experiment, pairs=result.pairs(), judgements=result.judgements(), file=place.file,
+        kept=ready.done.kept, absent=model.absent, from_hub=made_from_hub(result.path / "model"), told_settings=ready.told_settings,
     )  # fmt: skip
 
 
-def _write_model(job: Export, result: Result, written: _Written) -> Exported:
-    from inpo.models.export.checkpoint import require_layout, write_checkpoint
+def _read_model(job: Export, result: Result, out: Path) -> _Ready:
+    from inpo.models.export.checkpoint import needs_settings, require_layout, write_checkpoint
     from inpo.models.loading import load
     from inpo.models.parts import examine
 
-    family = examine(result.model).family
+    parts = examine(result.model)
     if job.format == "single-file":
-        require_layout(family)
-    family.require_part(job.format, "format")
+        require_layout(parts.family)
+    parts.family.require_part(job.format, "format")
     say("loading the model")
-    model = load(result.model)
+    model, done = load(result.model), Exported(out, job.format)
     if job.format == "single-file":
-        write_checkpoint(written.target, model, job.dtype or "fp32")
-    elif job.format in ("unet", "transformer"):
-        model.save_network(written.target)
-    else:
-        model.save_pipeline(written.target)
-    return Exported(written.target, job.format)
+        return _Ready(lambda file: write_checkpoint(file, model, job.dtype or "fp32"), done, parts, needs_settings(parts))
+    return _Ready(model.save_pipeline if job.format == "pipeline" else model.save_network, done, parts)
 
 
-def _write_adapters(job: Export, result: Result, written: _Written) -> Exported:
+def _read_adapters(job: Export, result: Result, out: Path) -> _Ready:
     from inpo.models.export.adapters import kohya_naming, write_diffusers, write_kohya
     from inpo.models.export.checkpoint import DTYPES as TORCH
-    from inpo.models.parts import examine
+    from inpo.models.parts import outline
     from inpo.models.sizes import network_names
 
-    parts = examine(result.model)
-    dtype = TORCH[job.dtype or "fp32"]
-    naming = kohya_naming(parts.family, network_names(parts)) if job.format == "lora-kohya" else None
-    adapters, kept = _adapters(job, result, parts)
-    if naming:
-        write_kohya(written.target, adapters, dtype, naming=naming)
-    else:
-        write_diffusers(written.target, adapters, dtype, part=parts.family.network.name)
-    return Exported(written.target, job.format, adapters.rank, len(adapters.layers), kept, adapters.dora)
+    model, dtype = outline(result.model), TORCH[job.dtype or "fp32"]
+    naming = kohya_naming(model.family, network_names(model)) if job.format == "lora-kohya" else None
+    adapters, kept = _adapters(job, result, model)
+
+    def write(file: Path) -> None:
+        if naming:
+            write_kohya(file, adapters, dtype, naming=naming)
+        else:
+            write_diffusers(file, adapters, dtype, part=model.family.network.name)
+
+    return _Ready(write, Exported(out, job.format, adapters.rank, len(adapters.layers), kept, adapters.dora), model)
 
 
-def _adapters(job: Export, result: Result, parts: Parts) -> tuple[Adapters, float | None]:
+def _adapters(job: Export, result: Result, model: Outline) -> tuple[Adapters, float | None]:
     """Those that were trained, as they are; else, and wherever a rank is asked for, the update's best approximation."""
     from inpo.models.export.adapters import read_adapters
 
-    if job.rank is None and len(parts.adapters) == 1:
-        return read_adapters(parts.adapters[0], part=parts.family.network.name), None
-    return _extracted(job, result, parts)
+    if job.rank is None and len(model.adapters) == 1:
+        return read_adapters(model.adapters[0], part=model.family.network.name), None
+    return _extracted(job, result, _rank(job, result, model))
 
 
-def _extracted(job: Export, result: Result, parts: Parts) -> tuple[Adapters, float]:
+def _extracted(job: Export, result: Result, rank: int) -> tuple[Adapters, float]:
     import torch
 
     from inpo.models.export.extract import extract
     from inpo.models.loading import load_network
+    from inpo.models.parts import examine
 
-    rank, base = _rank(job, result, parts), _base_parts(job, result, parts)
+    parts = examine(result.model)
+    base = _base_parts(job, result, parts)
     say("loading the model and its base")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = extract(load_network(parts), load_network(base), rank, device=device, progress=bar("layers"))
     return found.adapters, found.kept
 
 
-def _rank(job: Export, result: Result, parts: Parts) -> int:
+def _rank(job: Export, result: Result, model: Outline) -> int:
     """What was asked for; where trained adapters were merged into the result, their own."""
     lora = result.experiment.lora if result.experiment else None
-    if job.rank is not None or (lora is not None and not parts.adapters):
+    if job.rank is not None or (lora is not None and not model.adapters):
         return job.rank or lora.rank  # type: ignore[union-attr]
-    if parts.adapters:
+    if model.adapters:
         raise InputError(
             f"RUN={job.source!r} holds adapters on a base that has adapters itself: --rank 32 extracts one LoRA of all of them; "
             "--format pipeline merges them"

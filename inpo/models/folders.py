@@ -205,6 +205,13 @@ def _download_component(hub_id: str, name: str, key: str) -> Path:
     return _fetched(hub_id, key, lambda: snapshot_download(hub_id, allow_patterns=[*files, *(f"{name}/{file}" for file in files)]))
 
 
+def settings_folder(hub_id: str, key: str) -> Path:
+    """Of a pipeline on the hub what says which components it has and how they are made, and nothing else."""
+    from huggingface_hub import snapshot_download
+
+    return _fetched(hub_id, key, lambda: snapshot_download(hub_id, allow_patterns=[INDEX, "*/config.json"]))
+
+
 def _fetched(hub_id: str, key: str, download: Callable[[], str | os.PathLike[str]]) -> Path:
     try:
         with _quiet():

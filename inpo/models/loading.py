@@ -40,7 +40,7 @@ def load(config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora 
     vae = cast("AutoencoderKL", load_module(VAE, parts.vae).to(device))
     encoder = wiring.encoder(vae, load_towers(parts, device), parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
     policy = wiring.denoiser(network, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
-    whole = Model(policy.to(device), encoder, parts.family, parts.folder, parts.scheduler_config)
+    whole = Model(policy.to(device).eval(), encoder, parts.family, parts.folder, parts.scheduler_config)
     return AdaptedModel.of(whole, lora, base=config, read_base=functools.partial(load_network, parts)) if lora else whole
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from inpo.models.base import BASE_FILE, RECORDED_PLACES, AdapterFolder, find_ada
 from inpo.models.config import ModelConfig
 from inpo.models.families import FAMILIES, SCHEDULER, UNSUPPORTED, VAE, Component, Family, family_of
 from inpo.models.fit import check_fit
-from inpo.models.folders import INDEX, READING, component_folder, pipeline_folder, read_json, weights_variant
+from inpo.models.folders import (
+    INDEX,
+    READING,
+    component_folder,
+    is_hub_id,
+    pipeline_folder,
+    read_json,
+    settings_folder,
+    weights_variant,
+)
 from inpo.models.prompts import Reading
 from inpo.models.schedules import read_schedule
 from inpo.models.sides import check_side
@@ -57,9 +67,44 @@ def examine(config: ModelConfig) -> Parts:
     return _examine(config) if adapters is None else _examine_base(adapters, config)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a model is and which adapters belong to it: of a base on the hub its settings are read, and no weights. As in `Parts`."""
+
+    config: ModelConfig
+    folder: Path
+    family: Family
+    absent: frozenset[str]
+    adapters: tuple[Path, ...] = ()
+
+    @property
+    def network(self) -> Path:
+        """The network's folder; one of the hub that replaces the pipeline's own is fetched with its weights."""
+        return _network(self.config, self.folder, self.family)
+
+
+def outline(config: ModelConfig) -> Outline:
+    """Raises `InputError` as `load` does for a folder that is not there and a family that is not supported."""
+    adapters = find_adapters(config)
+    if adapters is not None:
+        with _said_of_base(adapters, config):
+            base = outline(adapters.base)
+        return dataclasses.replace(base, adapters=(*base.adapters, adapters.folder))
+    folder = settings_folder(config.path, "model.path") if is_hub_id(config.path) else _opened(config)
+    family = _known_family(config, folder)
+    return Outline(config, folder, family, _absent_towers(folder, family))
+
+
 def _examine_base(adapters: AdapterFolder, config: ModelConfig) -> Parts:
-    try:
+    with _said_of_base(adapters, config):
         parts = examine(adapters.base)
+    return dataclasses.replace(parts, adapters=(*parts.adapters, adapters.folder))
+
+
+@contextmanager
+def _said_of_base(adapters: AdapterFolder, config: ModelConfig) -> Iterator[None]:
+    try:
+        yield
     except InputError as error:
         said = str(error)
         for key in RECORDED_PLACES:
@@ -68,7 +113,6 @@ def _examine_base(adapters: AdapterFolder, config: ModelConfig) -> Parts:
         raise InputError(
             f"model.path={config.path!r} holds adapters, and the base that {adapters.folder / BASE_FILE} names cannot be used: {said}"
         ) from error
-    return dataclasses.replace(parts, adapters=(*parts.adapters, adapters.folder))
 
 
 def _examine(config: ModelConfig) -> Parts:
@@ -111,8 +155,18 @@ def _opened(config: ModelConfig) -> Path:
 
 def _family(config: ModelConfig, folder: Path) -> Family:
     """The family that model_index.json names, once every component is there in a class that this family has."""
-    index = read_json(folder / INDEX)
-    name = str(index.get("_class_name"))
+    family, index = _known_family(config, folder), read_json(folder / INDEX)
+    replaced = {family.network: config.network, VAE: config.vae}
+    absent = _absent_towers(folder, family)
+    for component in family.components:
+        if not replaced.get(component) and component.name.replace("tokenizer", "text_encoder") not in absent:
+            _check_component(folder, component, index.get(component.name), family)
+    return family
+
+
+def _known_family(config: ModelConfig, folder: Path) -> Family:
+    """The family that model_index.json names, or that a pipeline class of one's own is said to be."""
+    name = str(read_json(folder / INDEX).get("_class_name"))
     named = family_of(name)
     family = FAMILIES[config.family] if config.family else named
     if named and family is not named:
@@ -127,11 +181,6 @@ def _family(config: ModelConfig, folder: Path) -> Family:
             f"model.path={config.path!r} is a pipeline of {known}, which is not supported yet; supported: {supported}. "
             f"A pipeline class of your own with the components of one of them loads with model.family={' or '.join(FAMILIES)}"
         )
-    replaced = {family.network: config.network, VAE: config.vae}
-    absent = _absent_towers(folder, family)
-    for component in family.components:
-        if not replaced.get(component) and component.name.replace("tokenizer", "text_encoder") not in absent:
-            _check_component(folder, component, index.get(component.name), family)
     return family
 
 

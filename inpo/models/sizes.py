@@ -13,7 +13,7 @@ from torch import nn
 from inpo.models.config import Lora
 from inpo.models.families import Component
 from inpo.models.folders import read_json
-from inpo.models.parts import Parts
+from inpo.models.parts import Outline, Parts
 from inpo.models.sides import latent_side
 from inpo.models.targets import target_layers
 
@@ -59,12 +59,12 @@ def model_sizes(parts: Parts, lora: Lora | None = None) -> ModelSizes:
     )
 
 
-def network_names(parts: Parts) -> Mapping[str, torch.Tensor]:
+def network_names(parts: Parts | Outline) -> Mapping[str, torch.Tensor]:
     """Every tensor of the network by its name, without numbers."""
     return cast("Mapping[str, torch.Tensor]", _network(parts).state_dict())
 
 
-def _network(parts: Parts) -> Any:
+def _network(parts: Parts | Outline) -> Any:
     import diffusers
 
     with torch.device("meta"):

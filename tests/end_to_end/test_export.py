@@ -6,15 +6,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
 from diffusers import DiffusionPipeline, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from safetensors.torch import load_file
 
 from inpo.models.config import ModelConfig
 from inpo.models.loading import load
 from tests.end_to_end.conftest import Run, small
+from tests.tiny_models import tiny_sd, tiny_text_encoder, tiny_tokenizer, tiny_unet
 
 LORA = ("lora.rank=2", "output.format=lora", "optimizer.lr=0.05")
 Make = Callable[..., Path]
@@ -95,6 +98,36 @@ def test_a_run_of_adapters(make: Make, run: Run, tiny_pipeline: Path, tmp_path: 
     torch.testing.assert_close(latents(DiffusionPipeline.from_pretrained(tmp_path / "whole")), wanted, rtol=0, atol=1e-4)
 
 
+def test_finished_adapters_leave_without_their_bases_weights(
+    make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is on the hub: of it the settings are fetched and nothing else, and the files are those beside a base that is here."""
+    out, hub, asked = make("adapters", *LORA), tmp_path / "hub", []
+    forms = ("lora", "lora-kohya")
+    for form in forms:
+        assert run("export", out, "--format", form, "--out", tmp_path / f"here-{form}.safetensors").code == 0
+    for file in (out / "config.yaml", out / "model" / "base.json"):
+        file.write_text(file.read_text().replace(str(tiny_pipeline), "owner/base"))
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        for file in (each for pattern in allow_patterns for each in tiny_pipeline.glob(pattern)):
+            target = hub / file.relative_to(tiny_pipeline)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        return str(hub)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(DiffusionPipeline, "download", None)
+    for form in forms:
+        done = run("export", out, "--format", form, "--out", tmp_path / f"there-{form}.safetensors")
+        assert done.code == 0, done.err
+        assert (tmp_path / f"there-{form}.safetensors").read_bytes() == (tmp_path / f"here-{form}.safetensors").read_bytes()
+        assert "StableDiffusionPipeline" in (tmp_path / f"there-{form}.md").read_text()
+    assert set(asked) == {"owner/base"}
+    assert {file.name for file in hub.rglob("*.*")} == {"model_index.json", "config.json"}
+
+
 def test_adapters_on_adapters(make: Make, run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
     """Two files cannot be one as they are; by SVD they can, against the plain base."""
     first = make("first", *LORA)
@@ -144,6 +177,54 @@ def test_nothing_is_overwritten_unless_asked(run: Run, tiny_pipeline: Path, tmp_
     kept = run("export", tiny_pipeline, "--out", other, "--force")
     assert (kept.code, "is no earlier save" in kept.err) == (2, True)
     assert (other / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_files_neighbour_is_not_its_card(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """What bears the card's name and was there before is not overwritten either."""
+    (tmp_path / "mine.md").write_text("my notes")
+    arguments = ("export", tiny_pipeline, "--format", "single-file", "--out", tmp_path / "mine.safetensors")
+    refused = run(*arguments)
+    assert (refused.code, f"its card beside it, and {tmp_path / 'mine.md'} exists: choose another" in refused.err) == (2, True)
+    assert (tmp_path / "mine.md").read_text() == "my notes"
+    assert not (tmp_path / "mine.safetensors").exists()
+    assert run(*arguments, "--force").code == 0
+    assert "from_single_file" in (tmp_path / "mine.md").read_text()
+
+
+@pytest.mark.parametrize("where", ["inpo.models.loading.load", "inpo.models.parts.examine"])
+def test_what_cannot_be_read_is_not_said_of_what_is_written(
+    where: str, run: Run, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails under the model: exit 1, RUN is named and not --out, and nothing is written."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(where, failing)
+    done = run("export", tiny_pipeline, "--out", tmp_path / "out")
+    assert done.code == 1
+    assert f"RUN='{tiny_pipeline}' or its base could not be read ([Errno 5] Input/output error): look at the disk" in done.err
+    assert "--out" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("prediction", "features", "told"), [("epsilon", 8, False), ("v_prediction", 8, True), ("epsilon", 1024, True)])
+def test_the_card_of_a_single_file_names_settings_that_diffusers_would_not_guess(
+    prediction: str, features: int, told: bool, run: Run, tmp_path: Path
+) -> None:
+    """It takes all of Stable Diffusion 2 for 2.1, which predicts v, and all of 1.x for ε."""
+    base = tiny_sd(tmp_path, prediction)
+    if features != 8:
+        tiny_unet(cross_attention_dim=features).save_pretrained(base / "unet")
+        tiny_text_encoder(tiny_tokenizer(), features, hidden_act="gelu").save_pretrained(base / "text_encoder")
+    done = run("export", base, "--format", "single-file", "--out", tmp_path / "one.safetensors")
+    assert done.code == 0, done.err
+    name = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+    guessed = infer_diffusers_model_type({name: torch.empty(8, features)})
+    assert guessed == ("v2" if features == 1024 else "v1")
+    card = (tmp_path / "one.md").read_text()
+    assert ("from_single_file('one.safetensors', config='BASE')" in card) is told
+    assert ("Without `config` diffusers would take the file for a model with other settings" in card) is told
 
 
 def test_a_broken_export_leaves_nothing(run: Run, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

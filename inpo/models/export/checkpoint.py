@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from inpo.errors import InputError
 from inpo.models.export.original import clip_tensors, open_clip_tensors, unet_tensors, vae_tensors
 from inpo.models.families import Family
+from inpo.models.folders import read_json
 from inpo.models.model import Model
+from inpo.models.parts import Parts
 from inpo.types import Dtype
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
+_SD2_FEATURES = 1024
 _MARKS = {"v_prediction": "v_pred", "rescale_betas_zero_snr": "ztsnr"}
 
 
@@ -22,6 +25,15 @@ def require_layout(family: Family) -> None:
     """Raises `InputError` for a family whose models are not exchanged so."""
     if not family.checkpoint_prefixes:
         raise InputError(f"format='single-file' is for Stable Diffusion 1.x, 2.x and XL, and this is {family.title}: use format=pipeline")
+
+
+def needs_settings(parts: Parts) -> bool:
+    """Whether diffusers, which knows such a file by the shapes of its tensors alone, would read the network's answer as something else.
+
+    It takes all of SD2 for 2.1, which predicts v, and all of SD1.x and SDXL for ε.
+    """
+    is_sd2 = read_json(parts.network / "config.json").get("cross_attention_dim") == _SD2_FEATURES
+    return is_sd2 or parts.prediction != "epsilon"
 
 
 def write_checkpoint(file: Path, model: Model, dtype: Dtype) -> None:

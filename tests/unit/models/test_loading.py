@@ -12,7 +12,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from inpo.errors import InputError
-from inpo.models.config import ModelConfig
+from inpo.generation import GenerationConfig, generate_latents, shots
+from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.model import Model
 from tests.tiny_models import tiny_sd, tiny_vae
@@ -44,6 +45,15 @@ def test_prediction_and_schedule_are_the_models_own(tiny_pipeline: Path, tiny_v_
     assert abs(float(first.sigma) - 0.029) < 2e-4
     assert plain.schedule.final_alpha_cumprod == pytest.approx(float(first.alpha) ** 2)
     assert float(last.alpha) == 0
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["whole", "adapters"])
+def test_a_loaded_denoiser_is_in_eval_mode(tiny_pipeline: Path, lora: Lora | None) -> None:
+    """Every module of it, its own among them: who asks for pictures and puts back what was finds no dropout switched on."""
+    model = load(ModelConfig(str(tiny_pipeline)), lora=lora)
+    assert [name for name, module in model.policy.named_modules() if module.training] == []
+    generate_latents(model, shots(["a red circle"], config := GenerationConfig(steps=1)), config)
+    assert [name for name, module in model.policy.named_modules() if module.training] == []
 
 
 @pytest.mark.parametrize("down", [2, 4])
