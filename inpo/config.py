@@ -83,7 +83,7 @@ class Experiment:
         check_watched(self.train, self.method.objective, held_out=held_out, singles=singles)
         if self.optimizer.warmup_steps > self.train.steps:
             warmup, steps = self.optimizer.warmup_steps, self.train.steps
-            raise InputError(f"optimizer.warmup_steps={warmup} is more than train.steps={steps}: set it too")
+            raise InputError(f"optimizer.warmup_steps={warmup} is more than train.steps={steps}: add optimizer.warmup_steps=0")
         if self.output.format == "lora" and self.lora is None:
             raise InputError("output.format='lora' needs adapters: set lora.rank, or output.format=pipeline for a fully trained model")
 
@@ -140,9 +140,10 @@ def _without_other_methods_numbers(tree: dict[str, object], changes: Tree) -> di
     """β, η and their like were chosen for one method: another one that is asked for brings its own."""
     name, section = _section(changes, "method").get("name"), _section(tree, "method")
     left = [f"method.{part}" for part in METHOD_PARTS if section.get(part)]
-    if name is None or name == section.get("name") or not left:
+    if not isinstance(name, str) or name == section.get("name") or not left:
         return tree
-    say(f"method.name={name}: with that method's published numbers; left out, as {section.get('name')}'s: {' and '.join(left)}")
+    method(name)
+    say(f"method.name={name}: with the numbers of its own row; left out, as {section.get('name')}'s: {' and '.join(left)}")
     return {**tree, "method": {"name": name}}
 
 

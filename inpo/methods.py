@@ -58,7 +58,9 @@ METHODS: dict[str, Method] = {
 
 
 def method(name: str) -> Method:
-    """The published method of that name. Raises `InputError` naming the nearest one."""
+    """The published method of that name. Raises `InputError` naming the nearest one, or the one that ends so (`kto`: diffusion-kto)."""
     if name not in METHODS:
-        raise InputError(f"method.name={name!r} is not a method{nearest(name, METHODS)}; known: {', '.join(METHODS)}")
+        short = next((known for known in METHODS if known.endswith(f"-{name}")), None)
+        meant = f" (did you mean {short!r}?)" if short else nearest(name, METHODS)
+        raise InputError(f"method.name={name!r} is not a method{meant}; known: {', '.join(METHODS)}")
     return METHODS[name]

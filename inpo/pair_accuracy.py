@@ -112,7 +112,7 @@ def lines(accuracy: Accuracy) -> Iterator[str]:
             times = f"t = {part.t[0]:g}" if len(part.t) == 1 else f"t = {part.t[0]:g} … {part.t[-1]:g}"
             yield f"  k = {part.k}, {times}: {at.accuracy:.3f} [{at.low:.3f}, {at.high:.3f}]"
     if accuracy.attainable is not None:
-        yield f"who knew everything would agree with {accuracy.attainable:.3f} of these labels: they were drawn with chance"
+        yield f"who knew everything is expected to agree with {accuracy.attainable:.3f} of such labels, which were drawn with chance"
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,9 @@ class Look:
         """One strip of pictures of the first seed, side by side; a later step's replaces it."""
         if self.planned.role == "knobs" or self.planned.seed != 0:
             return
-        write_png(self.work / "grid.png", torch.cat(list(pictures[shown_places(len(pictures))]), dim=1).numpy())
+        # A white line on either side of each: two pictures of one background would run into one.
+        shown = torch.nn.functional.pad(pictures[shown_places(len(pictures))], (0, 0, 1, 1), value=255)
+        write_png(self.work / "grid.png", torch.cat(list(shown), dim=1).numpy())
 
 
 def shown_places(count: int) -> list[int]:

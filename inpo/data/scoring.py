@@ -70,7 +70,8 @@ class ScoreReport:
         yield f"{self.out}: pairs scored by {self.scorer}: {self.pairs}{known}{filtered}"
         yield f"scores from {self.low:.6g} to {self.high:.6g}"
         if self.labelled:
-            yield f"agreement with the labels: {self.agreement:.1%} of {self.labelled} pairs that are no ties"
+            doubt = " – training on these scores prefers what most labels reject" if self.agreement < 0.5 else ""
+            yield f"agreement with the labels: {self.agreement:.1%} of {self.labelled} pairs that are no ties{doubt}"
         if self.listing is not None:
             yield f"rows with a fault: {self.rejected}, all of them in {self.listing}"
         yield f"train on them with data.path={self.out} 'data.score_columns=[{SCORES[0]},{SCORES[1]}]'"

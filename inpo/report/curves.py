@@ -19,6 +19,9 @@ Points = tuple[Sequence[float], Sequence[float]]
 LAST_SHARE = 0.25
 """The part of the run, at its end, over which values by bucket are averaged: a single step has few pairs in each."""
 
+BEGINS_WITHIN = 0.01
+"""How far from a reference line a run may begin that begins there."""
+
 _AS_REFERENCE = "as the reference"
 LN2, HALF, ZERO = (math.log(2), f"ln 2: {_AS_REFERENCE}"), (0.5, "½: a coin"), (0.0, f"0: {_AS_REFERENCE}")
 
@@ -27,7 +30,8 @@ LN2, HALF, ZERO = (math.log(2), f"ln 2: {_AS_REFERENCE}"), (0.5, "½: a coin"), 
 class Panel:
     """A chart to be drawn: keys of metrics.jsonl (also "a − b" and "a.b"), the first solid and the second dashed.
 
-    `band`: keys of the ends of the first one's interval.
+    `band`: keys of the ends of the first one's interval. `begins`: the reference line is where runs of most methods begin, and is left
+    out of a run that begins elsewhere, as that of another loss, or of a method without a reference.
     """
 
     title: str
@@ -35,17 +39,18 @@ class Panel:
     note: str = ""
     reference: Level | None = None
     band: tuple[str, str] | None = None
+    begins: bool = False
 
 
 BY_STEP = (
-    Panel("Loss", ("loss",), reference=LN2),
+    Panel("Loss", ("loss",), reference=LN2, begins=True),
     Panel(
         "Implicit accuracy",
         ("implicit_accuracy", "validation.implicit_accuracy"),
         "share of pairs that the implicit reward orders as labelled; dashed: held-out pairs",
         HALF,
     ),
-    Panel("Implicit-reward margin", ("margin",), "mean u, equation (M8)", ZERO),
+    Panel("Implicit-reward margin", ("margin",), "mean u, equation (M8); MaPO’s own, without a reference", ZERO, begins=True),
     Panel(
         "Error against the reference",
         ("win_error − ref_win_error", "lose_error − ref_lose_error"),
@@ -68,8 +73,8 @@ HELD_OUT = (
         HALF,
         ("validation.implicit_accuracy_low", "validation.implicit_accuracy_high"),
     ),
-    Panel("Implicit-reward margin", ("validation.margin",), reference=ZERO),
-    Panel("Loss", ("validation.loss",), reference=LN2),
+    Panel("Implicit-reward margin", ("validation.margin",), reference=ZERO, begins=True),
+    Panel("Loss", ("validation.loss",), reference=LN2, begins=True),
     Panel(
         "Drift from the reference",
         ("validation.win_drift", "validation.lose_drift"),
@@ -104,8 +109,16 @@ def held_out_charts(run: RunFolder) -> tuple[Chart, ...]:
 
 
 def _step_charts(run: RunFolder, panels: Sequence[Panel]) -> tuple[Chart, ...]:
-    charts = (line_chart(panel.title, _series(run, panel, _steps), note=panel.note, reference=panel.reference) for panel in panels)
+    drawn = ((panel, _series(run, panel, _steps)) for panel in panels)
+    charts = (line_chart(panel.title, series, note=panel.note, reference=_level(panel, series)) for panel, series in drawn)
     return tuple(chart for chart in charts if chart is not None)
+
+
+def _level(panel: Panel, series: Sequence[Series]) -> Level | None:
+    """The panel's reference line, if it says something of these runs."""
+    if panel.reference is None or not panel.begins:
+        return panel.reference
+    return panel.reference if any(len(one.y) and abs(one.y[0] - panel.reference[0]) < BEGINS_WITHIN for one in series) else None
 
 
 def bucket_charts(run: RunFolder) -> tuple[Chart, ...]:

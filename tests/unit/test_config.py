@@ -78,6 +78,12 @@ def test_another_method_brings_its_own_numbers(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == ""
 
 
+def test_nothing_is_said_of_a_method_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="is not a method"):
+        changed("method.name=inop")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_later_override_wins() -> None:
     assert changed("train.steps=300", "train.steps=350").train.steps == 350
 
@@ -105,6 +111,8 @@ def test_a_later_override_wins() -> None:
         ("method.noising.compat=smpo", ["method.noising.compat='smpo'", "inpo-release"]),
         ("method.name=inop", ["method.name='inop'", "did you mean 'inpo'"]),
         ("method.name=5", ["method.name=5"]),
+        ("method.name=kto", ["method.name='kto'", "did you mean 'diffusion-kto'"]),
+        ("method.name=dpo", ["method.name='dpo'", "did you mean 'diffusion-dpo'"]),
         ("train=5", ["train=5", "settings"]),
         ("report_to=[tensorbord]", ["tensorbord", "did you mean 'tensorboard'"]),
         ("output.format=ckpt", ["output.format='ckpt'"]),

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from inpo.report.charts import BOTTOM, LEFT, RIGHT, TOP, Series, line_chart, nice_ticks
+from inpo.report.curves import BY_STEP, _level
 
 
 def chart(y: list[float], x: list[float] | None = None, **options: object):
@@ -110,3 +111,12 @@ def test_a_band_lies_around_its_curve_and_inside_the_axes() -> None:
     assert max(y for _, y in around) <= BOTTOM
     assert around[0][1] < points(curve.path)[0][1] < around[-1][1]
     assert chart([1.0, 2.0]).curves[0].band == ""
+
+
+def test_where_runs_begin_is_drawn_for_runs_that_begin_there() -> None:
+    """ln 2 is a mark on DPO's loss, and says nothing of MaPO's, KTO's or a run of another loss."""
+    loss = next(panel for panel in BY_STEP if panel.title == "Loss")
+    begun = {start: _level(loss, [Series("run", "c1", (1, 2), (start, 0.6))]) for start in (math.log(2), 0.5, 1.61)}
+    assert [level is not None for level in begun.values()] == [True, False, False]
+    accuracy = next(panel for panel in BY_STEP if panel.title == "Implicit accuracy")
+    assert _level(accuracy, [Series("run", "c1", (1, 2), (0.9, 0.95))]) == accuracy.reference
