@@ -60,10 +60,13 @@ Look = Callable[["Model", int], None]
 """What looks at the model as it is at a step."""
 
 
-def train(experiment: Experiment, out: Path, resume: Resume | None = None, *, look: Look | None = None) -> FitResult:
+def train(
+    experiment: Experiment, out: Path, resume: Resume | None = None, *, look: Look | None = None, pairs: Path | None = None
+) -> FitResult:
     """`inpo train`: a run folder with the aligned model in `out`/model.
 
     `look` is called where sample pictures would be made, and instead of them (`train.sample_every_steps`).
+    `pairs`: a folder that keeps the list of pairs for several runs; None keeps the run's own in `out`.
 
     Raises `InputError`, `RunFault`, and `Interrupted` once the last completed step is saved.
     """
@@ -73,10 +76,10 @@ def train(experiment: Experiment, out: Path, resume: Resume | None = None, *, lo
     check_trackers(experiment)
     tree = experiment.to_tree()
     with open_run(out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force) as run:
-        return _train(experiment, run, look)
+        return _train(experiment, run, look, pairs=pairs or out)
 
 
-def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResult:
+def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: Path) -> FitResult:
     from inpo.data.loader import EncodedPairs
     from inpo.training.disk import reporting
     from inpo.training.distributed import on_main, processes
@@ -90,8 +93,8 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResu
     with reporting(run.path):
         if processes().num_processes > 1:
             # One process examines the pictures; the others read the index that it keeps.
-            on_main(lambda: _open_data(experiment, run).fingerprint)
-        source = _open_data(experiment, run)
+            on_main(lambda: _open_data(experiment, pairs).fingerprint)
+        source = _open_data(experiment, pairs)
     run.data_sha256 = source.fingerprint
     run.check_same_data()
     say("loading the model")
@@ -115,8 +118,8 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None) -> FitResu
     return result
 
 
-def _open_data(experiment: Experiment, run: RunFolder) -> PairSource:
-    return open_pairs(experiment.data, run.path, method=experiment.method, seed=experiment.train.seed)
+def _open_data(experiment: Experiment, folder: Path) -> PairSource:
+    return open_pairs(experiment.data, folder, method=experiment.method, seed=experiment.train.seed)
 
 
 def check_trackers(experiment: Experiment) -> None:

@@ -51,7 +51,7 @@ def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool
     comparison = load_comparison(source, quick=quick)
     _check(comparison, choice)
     _prepare(out)
-    state, faults = _make_all(State(Plan(comparison), read_cells(out)), choice, out)
+    state, faults = _make_all(State(Plan(comparison, out), read_cells(out)), choice, out)
     write_results(state, out)
     if faults:
         raise RunFault(f"{len(faults)} of the cells could not be made; the same command tries them again. The first: {faults[0]}")
@@ -82,7 +82,8 @@ def _make_all(state: State, choice: Choice, out: Path) -> tuple[State, list[str]
 
 def look_up(source: str, out: Path, *, quick: bool = False) -> State:
     """What there is, without making anything: `--list`. Raises `InputError`."""
-    return State(Plan(load_comparison(source, quick=quick)), read_cells(out))
+    begun = out if (out / CELLS).is_dir() else None
+    return State(Plan(load_comparison(source, quick=quick), begun), read_cells(out))
 
 
 def listing(state: State) -> Iterator[str]:
@@ -143,5 +144,5 @@ def _prepare(out: Path) -> None:
 WAIT_SECONDS = 20.0
 """Between looks at what other processes are making."""
 
-OWN = {"cells", "work", "pictures", "comparison.json", "summary.json", "table.md", "table.csv", "report.html", "environment.json"}
+OWN = {"cells", "work", "kept", "pictures", "comparison.json", "summary.json", "table.md", "table.csv", "report.html", "environment.json"}
 """What a comparison writes into its folder."""

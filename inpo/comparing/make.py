@@ -17,8 +17,9 @@ from torch import Tensor
 
 from inpo.alignment import Resume, train
 from inpo.comparing.cells import CELLS, Cell, Point, rounded, write_cell
+from inpo.comparing.kept import Kept
 from inpo.comparing.plan import Planned
-from inpo.compose import load
+from inpo.compose import load, resolve_model
 from inpo.config import Experiment
 from inpo.console import say
 from inpo.errors import InputError
@@ -26,6 +27,9 @@ from inpo.evaluation.scores import PART
 from inpo.evaluation.scoring import PartScorer
 from inpo.files import replacing
 from inpo.generation import generate_images, write_png
+from inpo.models.config import ModelConfig
+from inpo.models.loading import load_network
+from inpo.models.parts import examine
 from inpo.training.checkpoint import steps_in
 from inpo.training.environment import environment
 from inpo.training.lock import Lock
@@ -67,7 +71,7 @@ def make(planned: Planned, work: Path, out: Path) -> Cell:
     if planned.experiment is None:
         look(load(planned.model), 0)
     else:
-        training = _trained(planned.experiment, look, work)
+        training = _trained(planned.experiment, look, work, pairs=Kept(out).pairs(planned.experiment.data))
     points = [_point(look.path(key), training) for key in planned.keys]
     known = environment()
     versions = {key: known[key] for key in ("python", "platform", "packages", "git_commit", "cpu", "gpus")}
@@ -135,7 +139,7 @@ def shown_places(count: int) -> list[int]:
     return torch.linspace(0, count - 1, min(SHOWN, count)).round().long().tolist()
 
 
-def _trained(experiment: Experiment, look: Look, work: Path) -> dict[str, object]:
+def _trained(experiment: Experiment, look: Look, work: Path, *, pairs: Path | None) -> dict[str, object]:
     """The run's facts; `cost`: UNet image-forwards by step.
 
     It saves as its settings say: a point that was judged is kept, and what is trained again after a kill is the same bit for bit.
@@ -148,7 +152,7 @@ def _trained(experiment: Experiment, look: Look, work: Path) -> dict[str, object
     run = work / "run"
     began = any(steps_in(run / "checkpoints"))
     fitted = dataclasses.replace(experiment, train=rhythm, output=output, report_to=())
-    result = train(fitted, run, Resume("latest") if began else Resume(force=True), look=look)
+    result = train(fitted, run, Resume("latest") if began else Resume(force=True), look=look, pairs=pairs)
     return {"stopped": result.stopped, **run_facts(run / "metrics.jsonl", experiment), "drift": _drift(experiment, run)}
 
 
@@ -180,7 +184,8 @@ def _is_number(value: object) -> bool:
 
 def _drift(experiment: Experiment, run: Path) -> float:
     """‖θ − θ_0‖/‖θ_0‖ of the network's weights, adapters merged: how far training has gone, for every method alike."""
-    before, after = (load(place).policy.network.state_dict() for place in (experiment.model, str(run / "model")))
+    places = (resolve_model(experiment.model), ModelConfig(str(run / "model")))
+    before, after = (load_network(examine(place)).state_dict() for place in places)
     moved = sum(float((after[name].double() - before[name].double()).square().sum()) for name in before)
     return math.sqrt(moved / sum(float(value.double().square().sum()) for value in before.values()))
 

@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, cast
 
 from inpo.comparing.cells import Cell, Key, digest_of, stem
+from inpo.comparing.kept import Kept
 from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison, Judging, Knobs
-from inpo.compose import load, open_pairs, prompt_set, resolve_model, scorer
+from inpo.compose import open_pairs, prompt_set, resolve_model, scorer
 from inpo.config import Experiment, build, merged
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig
@@ -137,10 +139,11 @@ def moving(experiment: Experiment) -> dict[str, object]:
 
 
 class Plan:
-    """All cells of a comparison, as far as the choices of knobs are known."""
+    """All cells of a comparison, as far as the choices of knobs are known. `out`: its folder, for what need not be worked out again."""
 
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Comparison, out: Path | None = None) -> None:
         self.comparison = comparison
+        self._kept = Kept(out)
         self.judge = _judge(comparison.evaluation)
         self._knob_judge = None if comparison.knobs is None else _judge(_of_trials(comparison.knobs, comparison.evaluation))
         self._fingerprints: dict[object, str] = {}
@@ -219,12 +222,12 @@ class Plan:
 
     def _model_fingerprint(self, model: ModelConfig) -> str:
         if ("model", model) not in self._fingerprints:
-            self._fingerprints["model", model] = load(model).fingerprint()
+            self._fingerprints["model", model] = self._kept.model_fingerprint(model)
         return self._fingerprints["model", model]
 
     def _data_fingerprint(self, experiment: Experiment) -> str:
         if ("data", experiment.data) not in self._fingerprints:
-            self._fingerprints["data", experiment.data] = open_pairs(experiment.data).fingerprint
+            self._fingerprints["data", experiment.data] = open_pairs(experiment.data, self._kept.pairs(experiment.data)).fingerprint
         return self._fingerprints["data", experiment.data]
 
 
