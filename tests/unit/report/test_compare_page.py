@@ -11,7 +11,7 @@ import pytest
 from inpo.errors import InputError
 from inpo.evaluation.compared import read_compared, write_compared
 from inpo.methods import METHODS
-from inpo.report import build_report
+from inpo.report import build_report, compare
 from tests.synthetic_comparison import write_comparison
 
 
@@ -108,3 +108,15 @@ def test_a_broken_comparison_is_refused(tmp_path: Path) -> None:
         read_compared(tmp_path / "a")
     with pytest.raises(InputError, match="make it again with inpo compare"):
         build_report(tmp_path / "a")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_curve_begins_at_the_base_where_its_runs_did(tmp_path: Path, elsewhere: bool) -> None:
+    """Nothing was measured at step 0 of a run that started from another model."""
+    arm = dataclasses.replace(write_comparison(tmp_path / "a").arms[0], elsewhere=elsewhere)
+    curve = compare._series(arm, "c0", lambda moment: moment.step, lambda moment: moment.gain, start=0.0, last=float("inf"))
+    steps, gains = [moment.step for moment in arm.moments], [moment.gain for moment in arm.moments]
+    assert curve.x == (steps if elsewhere else [0.0, *steps])
+    assert curve.y == [*([] if elsewhere else [0.0]), *(gain.value for gain in gains)]
+    assert curve.band is not None
+    assert curve.band[0] == [*([] if elsewhere else [0.0]), *(gain.low for gain in gains)]
