@@ -26,7 +26,7 @@ def compare(
     list_: Annotated[bool, typer.Option("--list", help="Say what is there, what is missing and what it costs; make nothing.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The whole job at the small size that the file's section 'quick' gives.")] = False,
 ) -> None:
-    """Compare methods side by side: one base, one data set, one budget. The same command goes on where it stopped, or helps another."""
+    """Compare methods side by side, from one base and on one budget. The same command goes on where it stopped, or helps another."""
     again = shlex.join(["inpo", *sys.argv[1:]])
     with interruptible(lambda: f"the cells in {out / 'cells'} are kept; go on with: {again}"):
         from inpo.comparing import Choice

@@ -27,7 +27,11 @@ def score(
     limit: Annotated[int, typer.Option(help="The most pairs that are looked at, the first.")] = 512,
     force: Annotated[bool, typer.Option("--force", help="Score all anew, and replace that file.")] = False,
 ) -> None:
-    """Score pictures, and rank those of each prompt; or measure how often a scorer prefers what people preferred."""
+    """Rank pictures of a prompt, or measure a scorer on pairs.
+
+    With --images every picture is scored and those of each prompt are ranked; with --pairs it is measured how often a scorer prefers
+    what people preferred.
+    """
     names = tuple(scorer.split(","))
     if (images is None) == (pairs is None):
         raise InputError("give --images, a folder of pictures to score, or --pairs, preference pairs to measure the scorers on")
