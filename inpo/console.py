@@ -58,11 +58,13 @@ def print_summary(summary: Summary) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
     for name, method in summary.methods.items():
-        if caution := _caution(method, summary.baseline):
+        if caution := _caution(name, method, summary.baseline):
             console.print(f"{name}: {caution}", markup=False, highlight=False)
 
 
-def _caution(method: MethodSummary, baseline: str) -> str:
+def _caution(name: str, method: MethodSummary, baseline: str) -> str:
+    from inpo.evaluation.summary import AGAIN, UNSOUND
+
     if method.win_rate is None or method.low is None or method.high is None:
         return ""
     said = []
@@ -70,6 +72,8 @@ def _caution(method: MethodSummary, baseline: str) -> str:
         said.append(f"few prompts ({method.n}), so the interval is wide")
     if method.low <= 0.5 <= method.high:
         said.append(f"the interval contains ½: these prompts do not tell it from {baseline}")
+    elif name == AGAIN:
+        said.append(UNSOUND)
     return "; ".join(said)
 
 

@@ -16,6 +16,7 @@ from inpo.compose import prompt_set, scorer
 from inpo.config import load_experiment
 from inpo.console import say
 from inpo.errors import InputError
+from inpo.evaluation.summary import AGAIN
 from inpo.generation import GenerationConfig
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 RECIPES = {"inpo": "world-inpo", "diffusion-dpo": "world-dpo"}
 SHUFFLED = "inpo-shuffled"
-AGAIN = "base-again"
 BASE = Contestant("base", "world")
 PROMPTS = "world:heldout"
 SCORERS = ("world:oracle", "world:clip")

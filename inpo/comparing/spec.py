@@ -12,12 +12,12 @@ from typing import cast
 from inpo.checking import number, whole
 from inpo.config import build, merged
 from inpo.errors import InputError, nearest
+from inpo.evaluation.summary import AGAIN as AGAIN
 from inpo.methods import METHODS, method
 from inpo.trees import RECIPES, read_tree
 
 PACKAGED = RECIPES / "compare"
 BASE = "base"
-AGAIN = "base-again"
 Tree = Mapping[str, object]
 
 

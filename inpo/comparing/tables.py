@@ -65,6 +65,8 @@ def table(found: Compared) -> Iterator[str]:
         yield f"{found.note}\n"
     if found.left:
         yield f"Incomplete: {found.left} cells are missing.\n"
+    if found.unsound:
+        yield f"{found.unsound}.\n"
     yield (
         f"Judged by {found.scorer} on {found.prompts} prompts ({found.prompt_set}), {steps} sampler steps, guidance {guidance:g}. Gains "
         "are differences in mean score to the base under the same noise; intervals of 95 % are over prompts and training seeds.\n"

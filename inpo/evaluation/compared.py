@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from inpo.errors import InputError
+from inpo.evaluation.summary import AGAIN, UNSOUND
 from inpo.files import replacing
 
 if TYPE_CHECKING:
@@ -136,6 +137,12 @@ class Compared:
     base_score: float
     base_picture: str | None = None
     schema: Literal[1] = 1
+
+    @property
+    def unsound(self) -> str | None:
+        """What is to be said where the base does not come out even against itself."""
+        again = next((arm.last for arm in self.arms if arm.name == AGAIN), None)
+        return None if again is None or again.win_rate.low <= 0.5 <= again.win_rate.high else f"{AGAIN}: {UNSOUND}"
 
 
 def write_compared(folder: Path, found: Compared) -> None:

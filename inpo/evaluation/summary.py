@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 SUMMARY = Path("summary.json")
 SCHEMA = 1
+AGAIN = "base-again"
+"""The control in which the base is judged against itself under other sampling seeds."""
+
+UNSOUND = "its interval excludes ½ though nothing but the sampling seeds differs: trust no difference of this size"
 
 Kind = Literal["demo", "train", "evaluate", "compare"]
 

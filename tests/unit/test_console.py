@@ -29,6 +29,14 @@ def test_a_wide_interval_and_one_around_a_half_are_said(capsys: pytest.CaptureFi
     assert ["do not tell it from base" in out for out in said.values()] == [False, False, True, True]
 
 
+def test_a_control_that_fails_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The base against itself should contain ½; any other method may exclude it."""
+    entry = MethodSummary(win_rate=1.0, low=0.9, high=1.0, n=24)
+    print_summary(Summary("demo", "base", {"inpo": entry, "base-again": entry}))
+    said = [line for line in capsys.readouterr().out.splitlines() if "trust no difference" in line]
+    assert [line.split(":")[0] for line in said] == ["base-again"]
+
+
 def test_an_entry_that_was_not_evaluated_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(Summary("train", "base", {"mine": MethodSummary(steps=3)}))
     assert "mine" in capsys.readouterr().out

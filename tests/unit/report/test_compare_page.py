@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from inpo.comparing.tables import table
 from inpo.errors import InputError
-from inpo.evaluation.compared import read_compared, write_compared
+from inpo.evaluation.compared import Estimate, read_compared, write_compared
 from inpo.methods import METHODS
 from inpo.report import build_report, compare
 from tests.synthetic_comparison import write_comparison
@@ -120,3 +121,15 @@ def test_a_curve_begins_at_the_base_where_its_runs_did(tmp_path: Path, elsewhere
     assert curve.y == [*([] if elsewhere else [0.0]), *(gain.value for gain in gains)]
     assert curve.band is not None
     assert curve.band[0] == [*([] if elsewhere else [0.0]), *(gain.low for gain in gains)]
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(0.45, 0.52, False), (0.55, 0.7, True), (1.0, 1.0, True)])
+def test_a_control_that_fails_is_said(tmp_path: Path, low: float, high: float, said: bool) -> None:
+    """The base against itself should contain ½: where it does not, page and table say that small differences mean nothing."""
+    found = write_comparison(tmp_path)
+    again = dataclasses.replace(found.arms[-1], name="base-again")
+    last = dataclasses.replace(again.moments[-1], win_rate=Estimate((low + high) / 2, low, high))
+    changed = dataclasses.replace(found, arms=[*found.arms, dataclasses.replace(again, moments=[*again.moments[:-1], last])])
+    write_compared(tmp_path, changed)
+    assert ("The control fails" in page(tmp_path)) is said
+    assert ("trust no difference" in "\n".join(table(changed))) is said
