@@ -138,7 +138,7 @@ def walk(
     one Δ before t. `churn` makes steps stochastic (order 1 only). Raises `ValueError` for a solver that cannot run here.
     """
     solver = solver or Solver()
-    solver.require(nodes, stochastic=churn is not None)
+    solver.require(denoiser.prediction, nodes, stochastic=churn is not None)
     history, x = _History(denoiser, condition, solver), x_0
     for j, (r, s) in enumerate(pairwise(nodes)):
         x, r = x[: len(s)], r[: len(s)]
@@ -208,13 +208,15 @@ class Solver:
         """How often a walk of `k` steps asks the network."""
         return k + 1 if self.order == 2 else k * (1 + self.corrector_steps)
 
-    def require(self, nodes: Sequence[Level], *, stochastic: bool) -> None:
+    def require(self, kind: Prediction, nodes: Sequence[Level], *, stochastic: bool) -> None:
         """Raises `ValueError` where a higher order meets noise, or an α of 0 at which ς is infinite."""
         if self.plain:
             return
         if stochastic:
             raise ValueError("added noise (eta > 0) needs order=1 without a corrector: slopes of a noisy path have no second order")
-        if any(bool((node.alpha == 0).any()) for node in nodes):
+        # A flow's slope is a function of t, and a corrector's last step may end where ς is infinite: it is not divided by.
+        asked = nodes[:0] if kind == "flow" else nodes if self.order == 2 else nodes[:-1]
+        if any(bool((node.alpha == 0).any()) for node in asked):
             raise ValueError("a second-order step can neither start nor end at alpha_t = 0, where ς is infinite")
 
 
