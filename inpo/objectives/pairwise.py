@@ -20,37 +20,6 @@ def implicit_margin(win: Denoising, lose: Denoising, beta: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Dpo:
-    """−q log σ(u) − (1−q) log σ(−u) with q = P(w ≻ l), 1 for a plain label (Diffusion-DPO, arXiv:2311.12908, Eq. 14).
-
-    InPO minimises the same loss on inverted latents (arXiv:2503.18454). `beta` presupposes errors that are means over C, H, W.
-    `label_smoothing` p: the share of labels that are taken to be wrong, so that q becomes (1−p) q + p (1−q) and the best margin is finite
-    (conservative DPO, E. Mitchell 2023; arXiv:2305.18290 for language models).
-    """
-
-    beta: float
-    label_smoothing: float = 0.0
-    needs: ClassVar[Needs] = Needs()
-    # Σ q log 2 = log 2 whatever q is.
-    at_zero_margin: ClassVar[float | None] = math.log(2)
-
-    def __post_init__(self) -> None:
-        positive("beta", self.beta)
-        between("label_smoothing", self.label_smoothing, low=0, high=0.5)
-
-    def __call__(self, win: Denoising, lose: Denoising | None, preference: Tensor) -> Tensor:
-        """`[B]`, unreduced."""
-        u = self.margin(win, lose)
-        q = like_margin(preference, u)
-        q = q + self.label_smoothing * (1 - 2 * q)
-        return -q * logsigmoid(u) - (1 - q) * logsigmoid(-u)
-
-    def margin(self, win: Denoising, lose: Denoising | None) -> Tensor:
-        """u (M8), `[B]`. Raises `ValueError` without losers."""
-        return implicit_margin(win, paired(lose), self.beta)
-
-
-@dataclass(frozen=True)
 class OnMargin:
     """What objectives on u share: β and the margin itself."""
 
@@ -62,6 +31,32 @@ class OnMargin:
     def margin(self, win: Denoising, lose: Denoising | None) -> Tensor:
         """u (M8), `[B]`. Raises `ValueError` without losers."""
         return implicit_margin(win, paired(lose), self.beta)
+
+
+@dataclass(frozen=True)
+class Dpo(OnMargin):
+    """−q log σ(u) − (1−q) log σ(−u) with q = P(w ≻ l), 1 for a plain label (Diffusion-DPO, arXiv:2311.12908, Eq. 14).
+
+    InPO minimises the same loss on inverted latents (arXiv:2503.18454). `beta` presupposes errors that are means over C, H, W.
+    `label_smoothing` p: the share of labels that are taken to be wrong, so that q becomes (1−p) q + p (1−q) and the best margin is finite
+    (conservative DPO, E. Mitchell 2023; arXiv:2305.18290 for language models).
+    """
+
+    label_smoothing: float = 0.0
+    needs: ClassVar[Needs] = Needs()
+    # Σ q log 2 = log 2 whatever q is.
+    at_zero_margin: ClassVar[float | None] = math.log(2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("label_smoothing", self.label_smoothing, low=0, high=0.5)
+
+    def __call__(self, win: Denoising, lose: Denoising | None, preference: Tensor) -> Tensor:
+        """`[B]`, unreduced."""
+        u = self.margin(win, lose)
+        q = like_margin(preference, u)
+        q = q + self.label_smoothing * (1 - 2 * q)
+        return -q * logsigmoid(u) - (1 - q) * logsigmoid(-u)
 
 
 @dataclass(frozen=True)
