@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,7 +14,7 @@ from inpo.card import CARD, Card
 from inpo.compose import WORLD_PAIRS, WORLD_SHUFFLED, load, open_pairs, prompt_set, resolve_model
 from inpo.config import Experiment
 from inpo.console import say
-from inpo.errors import Interrupted
+from inpo.errors import InputError, Interrupted
 from inpo.files import replacing
 from inpo.generation import GenerationConfig, SampleGrid
 from inpo.models.base import ADAPTER_FILE
@@ -75,8 +75,18 @@ def train(
     resume = resume or Resume()
     check_trackers(experiment)
     tree = experiment.to_tree()
-    with open_run(out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force) as run:
+    with open_run(
+        out, tree, config_text=experiment.to_yaml(), resume=resume.checkpoint, force=resume.force, reread=_as_read_today
+    ) as run:
         return _train(experiment, run, look, pairs=pairs or out)
+
+
+def _as_read_today(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """An older version's settings with the defaults of those that it did not know; as they are where they cannot be read any more."""
+    try:
+        return Experiment.from_tree(settings).to_tree()
+    except InputError:
+        return settings
 
 
 def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: Path) -> FitResult:

@@ -84,5 +84,5 @@ def find_result(name: str) -> Result:
         replaced: dict[str, Any] = {alone: str(path / "model" / alone), "dtype": "fp32", "gradient_checkpointing": False}
         return Result(path, dataclasses.replace(resolve_model(experiment.model), **replaced), experiment)
     if not (path / "model").is_dir():
-        raise InputError(f"{name} is a run that has no model/ yet: it did not finish; continue it with --resume latest")
+        raise InputError(f"{name} is a run that has no model/ yet: it did not finish; train it to its end (--resume latest)")
     return Result(path, ModelConfig(name), experiment)

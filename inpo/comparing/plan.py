@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
 from inpo.comparing.cells import Cell, Key, digest_of, stem
+from inpo.comparing.judge import Judge, check_reached, judge_of, of_trials
 from inpo.comparing.kept import Kept
-from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison, Judging, Knobs
-from inpo.compose import open_pairs, prompt_set, resolve_model, scorer
+from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison
+from inpo.compose import open_pairs, resolve_model
 from inpo.config import Experiment, build, merged
 from inpo.errors import InputError
-from inpo.generation import GenerationConfig
 from inpo.methods import method
 from inpo.models.config import ModelConfig
 from inpo.models.parts import examine
 from inpo.plan import forwards_per_pair
 from inpo.training.snapshot import FREE_KEYS, flat
-from inpo.types import Scorer, scorer_kind
+from inpo.types import scorer_kind
 
 KNOB_SEED = 1_000
 """Training seeds of the trials start here: the table's are fresh ones."""
@@ -35,39 +33,6 @@ OTHER_SEED = 1_000_003
 Role = Literal["base", "knobs", "table"]
 Choice = Mapping[str, object]
 """Knobs: dotted setting ↦ value."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A `Judging` with its names resolved: prompts and scorers, and what of them determines a score."""
-
-    judging: Judging
-    prompts: tuple[str, ...]
-    scorers: tuple[Scorer, ...]
-
-    @cached_property
-    def identity(self) -> dict[str, object]:
-        """Everything but the points: a cell that has more of them than are asked for is as good."""
-        sampling = {key: getattr(self.judging, key) for key in ("seed", "samples")}
-        digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
-        return {"prompts_sha256": digest, "prompts": len(self.prompts), **sampling, "scorers": [_identity(each) for each in self.scorers]}
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """What cells call the scorers: their names, but for a place, which is another one on another machine, what is there."""
-        kinds = [(each.name, scorer_kind(each.name), _identity(each)) for each in self.scorers]
-        return tuple(name if kind == name else f"{kind}:{hashlib.sha256(spec.encode()).hexdigest()[:8]}" for name, kind, spec in kinds)
-
-    def sampling(self, sampler_steps: int, guidance: float, *, seed_offset: int = 0) -> GenerationConfig:
-        """How the pictures of one point are made."""
-        asked = self.judging
-        seed = asked.seed + seed_offset
-        return GenerationConfig(seed=seed, samples=asked.samples, steps=sampler_steps, guidance=guidance, batch=asked.batch)
-
-    def forwards(self, keys: Sequence[Key]) -> int:
-        """UNet image-forwards of these points; guidance asks twice."""
-        pictures = len(self.prompts) * self.judging.samples
-        return sum(pictures * steps * (1 if guidance == 1.0 else 2) for _, steps, guidance in keys)
 
 
 @dataclass(frozen=True)
@@ -124,11 +89,6 @@ class Planned:
         return same and cell.prompts == list(self.judge.prompts) and cell.holds(self.keys)
 
 
-def _identity(scorer: Scorer) -> str:
-    """Kind and specification in one canonical line."""
-    return json.dumps({"scorer": scorer_kind(scorer.name), **scorer.spec}, sort_keys=True, ensure_ascii=False)
-
-
 def moving(experiment: Experiment) -> dict[str, object]:
     """Settings that change a run's numbers. Where model, data and scorer lie is left out: fingerprints stand for them."""
     kept = {key: value for key, value in flat(experiment.to_tree()).items() if key not in FREE_KEYS}
@@ -144,11 +104,12 @@ class Plan:
     def __init__(self, comparison: Comparison, out: Path | None = None) -> None:
         self.comparison = comparison
         self._kept = Kept(out)
-        self.judge = _judge(comparison.evaluation)
-        self._knob_judge = None if comparison.knobs is None else _judge(_of_trials(comparison.knobs, comparison.evaluation))
+        self.judge = judge_of(comparison.evaluation)
+        self._knob_judge = None if comparison.knobs is None else judge_of(of_trials(comparison.knobs, comparison.evaluation))
         self._fingerprints: dict[object, str] = {}
         self._runs: dict[object, Planned] = {}
         self._experiments = {name: self._experiment(name, arm) for name, arm in comparison.arms.items()}
+        check_reached(comparison.evaluation, max(each.train.steps for each in self._experiments.values()))
 
     def experiment(self, name: str) -> Experiment:
         """An arm's, before its knobs are chosen."""
@@ -229,23 +190,6 @@ class Plan:
         if ("data", experiment.data) not in self._fingerprints:
             self._fingerprints["data", experiment.data] = open_pairs(experiment.data, self._kept.pairs(experiment.data)).fingerprint
         return self._fingerprints["data", experiment.data]
-
-
-def _of_trials(knobs: Knobs, judging: Judging) -> Judging:
-    """The first scorer alone, at the last step alone, on the trials' own prompts."""
-    return dataclasses.replace(
-        judging, prompts=knobs.prompts, limit=knobs.limit, samples=knobs.samples, scorers=judging.scorers[:1],
-        at=(), also_at=(), also_sampler_steps=(), also_guidance=(),
-    )  # fmt: skip
-
-
-def _judge(judging: Judging) -> Judge:
-    from inpo.comparison import check_prompts
-
-    prompts = prompt_set(judging.prompts)[: judging.limit]
-    scorers = tuple(scorer(name) for name in judging.scorers)
-    check_prompts(scorers, prompts, judging.prompts)
-    return Judge(judging, prompts, scorers)
 
 
 def _naming(arm: str, tree: Mapping[str, object]) -> Experiment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,8 @@ from inpo.training.distributed import on_main
 from inpo.training.environment import ENVIRONMENT, write_environment
 from inpo.training.lock import Lock
 from inpo.training.replacement import REFUSED, REJECTED, Replacement
+
+Reread = Callable[[Mapping[str, object]], Mapping[str, object]]
 
 LATEST = "latest"
 LOCK = "lock.json"
@@ -94,17 +96,25 @@ class RunFolder:
         self.close()
 
 
-def open_run(path: Path, config: Mapping[str, object], *, config_text: str, resume: str | None = None, force: bool = False) -> RunFolder:
+def open_run(
+    path: Path,
+    config: Mapping[str, object],
+    *,
+    config_text: str,
+    resume: str | None = None,
+    force: bool = False,
+    reread: Reread = lambda theirs: theirs,
+) -> RunFolder:
     """Takes a folder for a run, writes config.yaml and environment.json, and finds where to continue.
 
     `resume`: "latest", or a checkpoint's path; one of another folder begins a new run here. `force` moves an earlier run aside:
-    `fit` deletes it before its first save, and `close` puts it back if it never came to that. Raises `InputError` if the folder
-    holds another run (unless `force`, or to continue it), is held by another process, cannot be written, or if the checkpoint
-    is absent, broken or of other settings.
+    `fit` deletes it before its first save, and `close` puts it back if it never came to that. `reread` completes a checkpoint's
+    settings with those that came into being after it. Raises `InputError` if the folder holds another run (unless `force`, or to
+    continue it), is held by another process, cannot be written, or if the checkpoint is absent, broken or of other settings.
     In a distributed run every process must call it; the main one does the work.
     """
     locks: list[Lock] = []
-    opening = _Opening(path, config, locks)
+    opening = _Opening(path, config, locks, reread)
     resume_from = on_main(lambda: opening.run(config_text, resume=resume, force=force))
     return RunFolder(path, config, resume_from, _lock=locks[0] if locks else None)
 
@@ -114,6 +124,7 @@ class _Opening:
     path: Path
     config: Mapping[str, object]
     locks: list[Lock]
+    reread: Reread
 
     def run(self, config_text: str, *, resume: str | None, force: bool) -> tuple[Path, Manifest] | None:
         if resume == LATEST and not self.path.is_dir():
@@ -189,7 +200,7 @@ class _Opening:
         state = snapshot.read_state(folder)
         theirs = state["config"]
         if isinstance(theirs, Mapping):
-            snapshot.check_same_config(folder, self.config, theirs)
+            snapshot.check_same_config(folder, self.config, self.reread(theirs))
         if state.get("torch") != str(torch.__version__):
             warnings.warn(f"{folder} was made with torch {state.get('torch')}: the run continues, but not bit for bit", stacklevel=2)
         return folder, manifest

@@ -56,8 +56,7 @@ def config_sha256(config: Mapping[str, object]) -> str:
 
 def check_same_config(folder: Path, ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
     """Raises `InputError` with a table of the settings that differ between this run and a checkpoint's."""
-    plain: dict[str, object] = json.loads(json.dumps(binding(ours), default=str))
-    saved = binding(theirs)
+    plain, saved = (json.loads(json.dumps(binding(config), default=str)) for config in (ours, theirs))
     keys = [key for key in sorted(plain.keys() | saved.keys()) if plain.get(key) != saved.get(key)]
     if not keys:
         return

@@ -16,6 +16,7 @@ import yaml
 import inpo
 from inpo import alignment, compose
 from inpo.evaluation.summary import Summary
+from inpo.files import file_sha256
 from tests.end_to_end.conftest import Run, small
 from tests.unit.data.making import png
 
@@ -48,6 +49,29 @@ def test_train_resume_and_use_without_us(method: str, run: Run, tiny_pipeline: P
     assert json.loads((out / "summary.json").read_text())["methods"][method]["steps"] == 4
     done = subprocess.run([sys.executable, "-c", WITHOUT_US, str(out / "model")], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.strip() == "generated", done.stderr
+
+
+def test_an_older_versions_checkpoint_is_continued(run: Run, tiny_pipeline: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """It lacks settings that came later: at their defaults it is continued, at other values refused, and so is a setting that differs."""
+    out, settings = tmp_path / "run", small(tiny_pipeline, pairs_file, "inpo")
+    assert run("train", "sd15-inpo", *settings, "--out", out).code == 0
+    folder = out / "checkpoints" / "step-000002"
+    manifest, state = (json.loads((folder / name).read_text()) for name in ("manifest.json", "state.json"))
+    for key in ("first_eta", "t_range", "times_per_trajectory"):
+        del state["config"]["method"]["noising"][key]
+    del state["config"]["method"]["safeguard"]
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest["files"]["state.json"] = {"bytes": (folder / "state.json").stat().st_size, "sha256": file_sha256(folder / "state.json")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    more = "train", "sd15-inpo", *settings, "train.steps=4", "--out", out, "--resume", "latest"
+    for other, said in (
+        ("method.noising.first_eta=0.5", "method.noising.first_eta  checkpoint: None  this run: 0.5"),
+        ("method.noising.inversion_steps=3", "method.noising.inversion_steps  checkpoint: 10  this run: 3"),
+    ):
+        refused = run(*more, other)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+    done = run(*more)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("variant", ["tiny_v_pipeline", "tiny_zero_snr_pipeline"])

@@ -69,7 +69,7 @@ def test_pairs_are_examined_once_for_all_runs_and_starts(
         return build(*arguments, **others)
 
     monkeypatch.setattr(index, "_build", counted)
-    settings = {**TREE["settings"], "data": {"path": str(file), "resolution": 32}, "train": {"steps": 1, "pairs_per_step": 4}}  # type: ignore[dict-item]
+    settings = {**TREE["settings"], "data": {"path": str(file), "resolution": 32}, "train": {"steps": 4, "pairs_per_step": 4}}  # type: ignore[dict-item]
     arms = {"inpo": {"method": "inpo"}, "kto": {"method": "diffusion-kto", "settings": {"data.positive_ratio": 0.8}}}
     small: dict[str, Any] = {"settings": settings, "arms": arms, "knobs": None, "seeds": 1}
     source = write(tmp_path / "a.yaml", **small)

@@ -169,6 +169,18 @@ def test_an_arm_that_cannot_run_is_named(tmp_path: Path, arm: dict[str, Any], me
         Plan(load_comparison(write(tmp_path / "a.yaml", arms={"a": arm}))).trials("a")
 
 
+@pytest.mark.parametrize("key", ["at", "also_at"])
+def test_a_step_that_no_run_reaches(tmp_path: Path, key: str) -> None:
+    """The longest of the arms decides: step 6 is a point of the one that trains 8, and of none when all train 4."""
+    file = write(tmp_path / "a.yaml", evaluation={**cast("dict[str, object]", TREE["evaluation"]), key: [2, 6]})
+    with pytest.raises(InputError, match=f"^evaluation.{key}=6 is reached by no arm: the longest trains 4 steps; leave it out$"):
+        Plan(load_comparison(file))
+    longer = arms(longer={"method": "inpo", "settings": {"train.steps": 8}})
+    longer_too = write(tmp_path / "b.yaml", evaluation={**cast("dict[str, object]", TREE["evaluation"]), key: [2, 6]}, arms=longer)
+    steps = {name: [step for step, *_ in Plan(load_comparison(longer_too)).table(name, {})[0].keys] for name in ("inpo", "longer")}
+    assert (6 in steps["inpo"], 6 in steps["longer"]) == (False, True)
+
+
 def test_unknown_comparisons(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'wolrd' is neither a comparison \(did you mean 'world'\?\)"):
         load_comparison("wolrd")
