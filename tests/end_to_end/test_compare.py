@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 from inpo.report import build_report
 from tests.end_to_end.conftest import Run
-from tests.unit.comparing.small import write
+from tests.unit.comparing.small import TREE, write
 
 ARM = {"method": "sft", "settings": {"train.steps": 2}}
 
 
 def test_the_command(run: Run, tmp_path: Path) -> None:
     """Listed, made in two sittings of different seeds, the second of which is told nothing is left; then a page."""
-    file, out = write(tmp_path / "small.yaml", arms={"sft": ARM}, knobs=None, quick={"evaluation": {"limit": 2}}), tmp_path / "out"
+    evaluation = {**cast("dict[str, object]", TREE["evaluation"]), "at": [1]}
+    short: dict[str, Any] = {"evaluation": evaluation, "arms": {"sft": ARM}, "knobs": None}
+    file, out = write(tmp_path / "small.yaml", **short, quick={"evaluation": {"limit": 2}}), tmp_path / "out"
     listed = run("compare", file, "--out", out, "--list")
     assert (listed.code, listed.out.count("missing"), out.exists()) == (0, 5, False)
     assert run("compare", file, "--out", out, "--only", "sft", "--seeds", "1").code == 0
