@@ -17,6 +17,8 @@ from inpo.errors import InputError
 from inpo.methods import METHODS
 from tests.unit.comparing.small import TREE, write
 
+SFT_FIRST = Path(__file__).parents[3] / "examples" / "sft-first.yaml"
+
 
 def arms(**changes: object) -> dict[str, object]:
     """The small comparison's arms with some replaced."""
@@ -122,6 +124,15 @@ def test_packaged_comparisons_can_be_made(name: str, quick: bool) -> None:
         assert all(trial.experiment for trial in plan.trials(arm))
         assert plan.table(arm, {})[0].forwards > 0
     assert len({plan.table(arm, {})[0].digest for arm in plan.comparison.arms}) == len(plan.comparison.arms)
+
+
+def test_the_example_after_sft_shares_cells_with_the_hypotheses() -> None:
+    """Its arms from the base are arms of `world-hypotheses`, so one cell serves both; its others start from the network of its comment."""
+    example, hypotheses = (Plan(load_comparison(name)) for name in (str(SFT_FIRST), "world-hypotheses"))
+    for ours, theirs in (("inpo-400", "inpo"), ("dpo-400", "diffusion-dpo")):
+        assert [cell.digest for cell in example.table(ours, {})] == [cell.digest for cell in hypotheses.table(theirs, {})]
+    assert {example.experiment(name).model.unet for name in ("sft-inpo", "sft-dpo")} == {"runs/sft-100"}
+    assert "--out runs/sft-100" in SFT_FIRST.read_text(encoding="utf-8")
 
 
 def test_every_method_is_in_the_worlds_comparison() -> None:
