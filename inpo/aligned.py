@@ -13,6 +13,7 @@ from inpo.config import Experiment, load_experiment
 from inpo.data.config import SizeChoice
 from inpo.errors import InputError, nearest
 from inpo.models.config import Lora, ModelConfig
+from inpo.models.folders import unfinished
 from inpo.noising import Forward, Inversion, Noising
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class AlignedRun:
             instead = f" (did you mean {runs[0]!r}?)" if runs else ""
             raise InputError(f"{folder} is not a run: it has no config.yaml{instead}; give the --out of inpo train")
         if not (folder / "model").is_dir():
-            raise InputError(f"{folder} is a run that has no model/ yet: it did not finish; resume it")
+            raise unfinished(str(folder), folder)
         return cls(folder, load_experiment(str(folder / "config.yaml")), _adapters(folder / "model"))
 
     def networks(self, load: Loader) -> _Networks:

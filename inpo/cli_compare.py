@@ -24,6 +24,7 @@ def compare(
     knobs: Annotated[bool, typer.Option("--knobs", help="Make the trials that choose settings alone.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Make no cell: table and page of what is there.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Say what is there, what is missing and what it costs; make nothing.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes on this machine that share the work, each with its part of the cores or a GPU.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="The whole job at the small size that the file's section 'quick' gives.")] = False,
 ) -> None:
     """Compare methods side by side, from one base and on one budget. The same command goes on where it stopped, or helps another."""
@@ -38,7 +39,7 @@ def compare(
             return
         choice = Choice(None if only is None else tuple(only.split(",")), None if seeds is None else _numbers(seeds), knobs, table)
         try:
-            run(source, out, choice, quick=quick)
+            run(source, out, choice, quick=quick, jobs=jobs)
         except Interrupted as stop:
             raise interrupted(str(stop), stop.signal, f"go on with: {again}") from None
         _show(out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
 
-HEADINGS = ("against {baseline}", "win rate", "95 %", "n", "mean gain", "second scorer", "steps", "pairs/s", "UNet images/pair")
+HEADINGS = ("against {baseline}", "win rate", "95 %", "n", "mean gain", "second scorer", "steps", "pairs/s", "forwards/pair")
 ABSENT = "–"
 WIDE = 0.2
 """A 95 % interval of a win rate that is wider than this says little: at ½ it is that wide with about a hundred prompts."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from inpo.compose import resolve_model
 from inpo.config import Experiment, read_tree
-from inpo.errors import InputError
 from inpo.models.config import NETWORKS, ModelConfig
-from inpo.models.folders import INDEX
+from inpo.models.folders import INDEX, unfinished
 
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
@@ -84,5 +83,5 @@ def find_result(name: str) -> Result:
         replaced: dict[str, Any] = {alone: str(path / "model" / alone), "dtype": "fp32", "gradient_checkpointing": False}
         return Result(path, dataclasses.replace(resolve_model(experiment.model), **replaced), experiment)
     if not (path / "model").is_dir():
-        raise InputError(f"{name} is a run that has no model/ yet: it did not finish; train it to its end (--resume latest)")
+        raise unfinished(name, path)
     return Result(path, ModelConfig(name), experiment)

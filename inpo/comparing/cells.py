@@ -39,7 +39,7 @@ Key = tuple[int, int, float]
 class Point:
     """Scores at one training step under one way of sampling. `scores`: scorer, or scorer#part ↦ [prompts][samples], None where none.
 
-    `forwards`: UNet image-forwards that training had cost by then.
+    `forwards`: network image-forwards that training had cost by then.
     """
 
     step: int

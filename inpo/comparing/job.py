@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from inpo.checking import whole
 from inpo.comparing.cells import CELLS, read_cell, read_cells
-from inpo.comparing.make import make, taken
+from inpo.comparing.make import WORK, make, taken
 from inpo.comparing.plan import Plan, Planned
+from inpo.comparing.processes import helped
 from inpo.comparing.spec import AGAIN, BASE, Comparison, load_comparison
 from inpo.comparing.state import State
 from inpo.comparing.tables import write_results
@@ -41,28 +43,33 @@ class Choice:
         return named and (cell.role != "table" or self.seeds is None or cell.seed in self.seeds)
 
 
-def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool = False) -> State:
+def compare(source: str, out: Path, choice: Choice | None = None, *, quick: bool = False, jobs: int = 1) -> State:
     """Makes what is missing of the comparison `source` (a packaged one's name or a file) in `out`/cells; then table and page.
 
     A cell that is there is not made again, one that was interrupted goes on, and one that another process is making is left to
-    it. Raises `InputError`, `RunFault` once everything else is made, and `Interrupted` once the last completed step is saved.
+    it. `jobs` processes share the work, each with its part of the cores, or a GPU. Raises `InputError`, `RunFault` once everything
+    else is made, and `Interrupted` once the last completed step is saved.
     """
     choice = choice or Choice()
+    whole("--jobs", jobs, low=1)
     comparison = load_comparison(source, quick=quick)
     _check(comparison, choice)
     _prepare(out)
-    state, faults = _make_all(State(Plan(comparison, out), read_cells(out)), choice, out)
+    with helped(jobs, out / WORK, {"source": source, "out": str(out), "choice": asdict(choice), "quick": quick}):
+        state, faults = make_cells(comparison, out, choice)
     write_results(state, out)
     if faults:
         raise RunFault(f"{len(faults)} of the cells could not be made; the same command tries them again. The first: {faults[0]}")
     return state
 
 
-def _make_all(state: State, choice: Choice, out: Path) -> tuple[State, list[str]]:
-    """Makes what is missing and wanted. A run that breaks down (numbers that are not finite, say) is told, and the others go on.
+def make_cells(comparison: Comparison, out: Path, choice: Choice) -> tuple[State, list[str]]:
+    """Makes what is missing and wanted; what there is then, and what went wrong.
 
-    While all that is left is being made by other processes, it waits for them: what follows from theirs may be to share again.
+    A run that breaks down (numbers that are not finite, say) is told, and the others go on. While all that is left is being made by
+    other processes, it waits for them: what follows from theirs may be to share again.
     """
+    state = State(Plan(comparison, out), read_cells(out))
     held: dict[str, str] = {}
     told: set[str] = set()
     broken: dict[str, str] = {}
@@ -71,8 +78,9 @@ def _make_all(state: State, choice: Choice, out: Path) -> tuple[State, list[str]
         if cell is None and not held:
             return state, list(broken.values())
         if cell is None:
-            say("\n".join([f"waiting for cells that other processes are making: {len(held)}", *sorted(set(held.values()) - told)]))
-            told |= set(held.values())
+            if new := set(held.values()) - told:
+                say("\n".join([f"waiting for cells that other processes are making: {len(held)}", *sorted(new)]))
+            told |= new
             time.sleep(WAIT_SECONDS)
             held.clear()
         elif (fault := _make(cell, out, held)) is not None:
@@ -97,7 +105,7 @@ def listing(state: State) -> Iterator[str]:
         left, done = left + (0 if there else cell.forwards), done + there
     for name in state.waiting():
         yield f"waiting              {name}: its knobs are chosen when its trials are there"
-    yield f"{done} cells are there; the missing ones listed take {left:,.0f} UNet image-forwards, and backward passes on top"
+    yield f"{done} cells are there; the missing ones listed take {left:,.0f} network image-forwards, and backward passes on top"
 
 
 def _next(state: State, choice: Choice, skipped: set[str]) -> Planned | None:
@@ -141,7 +149,7 @@ def _prepare(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 5.0
 """Between looks at what other processes are making."""
 
 OWN = {"cells", "work", "kept", "pictures", "comparison.json", "summary.json", "table.md", "table.csv", "report.html", "environment.json"}

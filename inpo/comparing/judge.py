@@ -45,7 +45,7 @@ class Judge:
         return GenerationConfig(seed=seed, samples=asked.samples, steps=sampler_steps, guidance=guidance, batch=asked.batch)
 
     def forwards(self, keys: Sequence[Key]) -> int:
-        """UNet image-forwards of these points; guidance asks twice."""
+        """network image-forwards of these points; guidance asks twice."""
         pictures = len(self.prompts) * self.judging.samples
         return sum(pictures * steps * (1 if guidance == 1.0 else 2) for _, steps, guidance in keys)
 

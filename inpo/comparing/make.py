@@ -140,7 +140,7 @@ def shown_places(count: int) -> list[int]:
 
 
 def _trained(experiment: Experiment, look: Look, work: Path, *, pairs: Path | None) -> dict[str, object]:
-    """The run's facts; `cost`: UNet image-forwards by step.
+    """The run's facts; `cost`: network image-forwards by step.
 
     It saves as its settings say: a point that was judged is kept, and what is trained again after a kill is the same bit for bit.
     """

@@ -73,7 +73,7 @@ class Planned:
 
     @property
     def forwards(self) -> float:
-        """UNet image-forwards, of training (the backward passes come on top) and of the pictures."""
+        """network image-forwards, of training (the backward passes come on top) and of the pictures."""
         pictures = self.judge.forwards(self.keys)
         if self.experiment is None:
             return pictures

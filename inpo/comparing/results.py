@@ -1,4 +1,4 @@
-"""From cells to results: every arm against the base, arms against one another, at equal steps and at equal UNet forwards."""
+"""From cells to results: every arm against the base, arms against one another, at equal steps and at equal network forwards."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _is_number(value: object) -> bool:
 
 
 def _duels(plan: Plan, rivals: Sequence[Runs]) -> Iterator[Duel]:
-    """Every arm against every other: where their runs end, and after as many UNet image-forwards as the cheaper one took in all.
+    """Every arm against every other: where their runs end, and after as many network image-forwards as the cheaper one took in all.
 
     Not the latter where an arm starts elsewhere: what brought it there was paid in forwards too, which nobody has counted.
     """

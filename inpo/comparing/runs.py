@@ -42,11 +42,11 @@ class Runs:
         return np.stack([point.by_prompt(scorer or self.scorer) for point in self.points(key) or ()])
 
     def forwards(self, step: int) -> float:
-        """UNet image-forwards of training up to a step, the mean over the runs."""
+        """network image-forwards of training up to a step, the mean over the runs."""
         return float(np.mean([point.forwards for point in self.points((step, *self.main)) or ()]))
 
     def at_forwards(self, forwards: float) -> Array:
-        """Scores `[seeds, prompts]` after so many UNet image-forwards: each run's own points, with straight lines between them."""
+        """Scores `[seeds, prompts]` after so many network image-forwards: each run's own points, with straight lines between them."""
         rows = []
         start = self.base_row((0, *self.main))
         for cell in self.cells:

@@ -82,7 +82,7 @@ def table(found: Compared) -> Iterator[str]:
 
 def _rows(found: Compared) -> Iterator[str]:
     second = f"{found.second}, win rate" if found.second else "second scorer"
-    yield f"| arm | seeds | steps | UNet image-forwards | mean gain | win rate | {second} | drift of weights |"
+    yield f"| arm | seeds | steps | network image-forwards | mean gain | win rate | {second} | drift of weights |"
     yield "|---|---|---|---|---|---|---|---|"
     for arm in sorted(found.arms, key=lambda arm: (arm.control, -(arm.last.gain.value if arm.last else -1.0))):
         last = arm.last
@@ -98,7 +98,7 @@ def _rows(found: Compared) -> Iterator[str]:
 
 def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
     steps = sorted({int(duel.at[0]) for duel in found.duels if duel.kind == "steps"})
-    yield f"| against | {' | '.join(f'step {step}' for step in steps)} | at the ends | at equal UNet image-forwards |"
+    yield f"| against | {' | '.join(f'step {step}' for step in steps)} | at the ends | at equal network image-forwards |"
     yield "|---" * (len(steps) + 3) + "|"
     for other in [arm for arm in found.arms if not arm.control and arm.moments and arm is not first]:
         duels = [duel for duel in found.duels if (duel.a, duel.b) == (first.name, other.name)]

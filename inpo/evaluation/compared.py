@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Moment:
-    """An arm's runs at one training step, against the base under the same noise. `forwards`: UNet image-forwards of training by then.
+    """An arm's runs at one training step, against the base under the same noise. `forwards`: network image-forwards of training by then.
 
     `gain`: in mean score, `runs` by seed; `second_gain`: by the second scorer.
     """
@@ -102,7 +102,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Duel:
-    """`a` less `b` in mean score, paired by prompt: "last" of both their runs' ends, "forwards" at equal UNet image-forwards.
+    """`a` less `b` in mean score, paired by prompt: "last" of both their runs' ends, "forwards" at equal network image-forwards.
 
     "steps": at equal steps. `at`: the step or the forwards of `a`, and of `b`.
     """

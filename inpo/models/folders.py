@@ -158,6 +158,11 @@ def _model_of_run(run: Path, key: str) -> Path:
     for part, title in (("unet", "UNet"), ("transformer", "transformer")):
         if (run / "model" / part / "config.json").is_file():
             raise InputError(f"{key}={str(run)!r} is a run that saved its {title} alone: train with it as model.{part} beside its base")
+    raise unfinished(f"{key}={str(run)!r}", run)
+
+
+def unfinished(name: str, run: Path) -> InputError:
+    """What to say of a run, called `name`, that saved no model: how to go on, and what of it can be used already."""
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     found = f"; its newest checkpoint is {checkpoints[-1]}" if checkpoints else ""
     # Adapters alone do not say which base they belong to.
@@ -165,7 +170,7 @@ def _model_of_run(run: Path, key: str) -> Path:
         policy = checkpoints[-1] / "policy"
         part = "unet" if "UNet" in str(read_json(policy / "config.json").get("_class_name", "UNet")) else "transformer"
         found += f", usable as model.{part}={policy}"
-    raise InputError(f"{key}={str(run)!r} is a run that has no model/ yet: it did not finish: resume it{found}")
+    return InputError(f"{name} is a run that has no model/ yet: it did not finish; train it to its end with --resume latest{found}")
 
 
 def _instead(folder: Path) -> str:

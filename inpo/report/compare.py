@@ -24,7 +24,7 @@ PER_CHART = 4
 """Curves in one chart, the first arm's among them in every chart: more could not be told apart."""
 
 TRAINING = {
-    "unet_forwards_per_pair": "UNet forwards / pair", "seconds": "seconds", "pairs_per_second": "pairs / s",
+    "unet_forwards_per_pair": "network forwards / pair", "seconds": "seconds", "pairs_per_second": "pairs / s",
     "end.implicit_accuracy": "accuracy at the end", "end.margin": "margin at the end", "held_out.implicit_accuracy": "held-out accuracy",
     "held_out.win_drift": "held-out winners’ drift", "drift": "drift of weights",
 }  # fmt: skip
@@ -128,8 +128,8 @@ def _group(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> Group:
     drawn = (
         line_chart("Gain by training step", series(lambda m: m.step, lambda m: m.gain, 0.0, steps), note=note, reference=(0.0, "the base"),
                    smooth=False),
-        line_chart("Gain by UNet image-forwards", series(lambda m: m.forwards, lambda m: m.gain, 0.0, everywhere), note=note,
-                   x_label="UNet image-forwards of training", reference=(0.0, "the base"), smooth=False),
+        line_chart("Gain by network image-forwards", series(lambda m: m.forwards, lambda m: m.gain, 0.0, everywhere), note=note,
+                   x_label="network image-forwards of training", reference=(0.0, "the base"), smooth=False),
         line_chart("Win rate by training step", series(lambda m: m.step, lambda m: m.win_rate, 0.5, steps), note="against the base",
                    reference=(0.5, "½: a coin"), smooth=False),
         line_chart("Second scorer by training step", series(lambda m: m.step, lambda m: m.second_gain, 0.0, steps),

@@ -36,7 +36,7 @@ COSTS = {
     "lr": "learning rate",
     "beta": "β",
     "pairs_per_second": "pairs / s",
-    "unet_forwards_per_pair": "UNet forwards / pair",
+    "unet_forwards_per_pair": "network forwards / pair",
     "seconds": "seconds",
 }
 """What a method's training took, and what it is called."""

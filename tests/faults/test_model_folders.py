@@ -281,7 +281,7 @@ def test_a_run_with_a_unet_alone_is_an_override(folder: Path) -> None:
         (a_file, ("no checkpoint of a whole", "conv_in.bias")),
         (an_empty_folder, ("it is empty",)),
         (an_unfinished_run, ("did not finish", "model.unet=", "step-000400/policy")),
-        (an_unfinished_run_of_adapters, ("did not finish: resume it; its newest checkpoint", "step-000400")),
+        (an_unfinished_run_of_adapters, ("did not finish; train it to its end with --resume latest; its newest checkpoint", "step-000400")),
         (a_run_with_a_unet_alone, ("UNet alone", "model.unet")),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a step costs: UNet image-forwards per pair are docs/method.md §4's, counted by hooks."""
+"""What a step costs: network image-forwards per pair are docs/method.md §4's, counted by hooks."""
 
 from __future__ import annotations
 

@@ -204,5 +204,5 @@ def test_what_is_no_finished_run_is_refused(trained: Trained, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"mine: the base that its config.yaml names cannot be used: model.path='gone/base'"):
         compose.scorer(f"implicit:{run}")
     shutil.rmtree(run / "model")
-    with pytest.raises(InputError, match="is a run that has no model/ yet: it did not finish; resume it"):
+    with pytest.raises(InputError, match="is a run that has no model/ yet: it did not finish; train it to its end with --resume latest"):
         compose.scorer(f"implicit:{run}")

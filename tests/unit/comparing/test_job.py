@@ -63,7 +63,7 @@ def test_a_whole_comparison(made: tuple[str, Path]) -> None:
 
 
 def test_a_cell_says_what_it_is_made_of(made: tuple[str, Path]) -> None:
-    """Both scorers and the oracle's parts for every prompt at every point; cost in UNet forwards counted, not estimated."""
+    """Both scorers and the oracle's parts for every prompt at every point; cost in network forwards counted, not estimated."""
     cell = next(cell for name, cell in cells(made[1]).items() if name.startswith("dpo.seed-0."))
     assert [point.key for point in cell.points] == [(2, 2, 3.0), (4, 2, 3.0), (4, 1, 3.0)]
     oracle = {"world:oracle", *(f"world:oracle#{part}" for part in ("fidelity", "composition", "sharpness", "contrast"))}
@@ -232,7 +232,7 @@ def test_what_holds_a_cell_is_told_once(
     compare(file, tmp_path)
     said = capsys.readouterr().err
     assert len(re.findall(message, said)) == 1
-    assert said.count("waiting for cells") == 2
+    assert said.count("waiting for cells") == 1
 
 
 def test_trials_of_the_arm_that_chooses_are_made_for_another(
