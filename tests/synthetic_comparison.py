@@ -51,8 +51,12 @@ def write_comparison(
     arms = [*(arm(name, rng) for name in names), arm("inpo-shuffled", rng, control=True, seeds=3)]
     lead = Estimate(gap, gap - 0.001, gap + 0.001)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    duels = [Duel(kind, a, b, (400.0, 400.0), lead, (8, 8)) for a, b in pairs for kind in ("last", "forwards")]  # type: ignore[arg-type]
-    duels += [Duel("steps", names[0], b, (step, step), lead, (8, 8)) for b in names[1:] for step in STEPS]
+    main, won = SAMPLINGS[2], Estimate(0.6, 0.55, 0.65)
+    duels = [Duel("last", a, b, (400.0, 400.0), main, lead, (8, 8), won, gap / 2) for a, b in pairs]
+    duels += [Duel("forwards", a, b, (400.0, 400.0), main, lead, (8, 8)) for a, b in pairs]
+    duels += [Duel("steps", names[0], b, (step, step), main, lead, (8, 8), won, gap / 2) for b in names[1:] for step in STEPS]
+    ways = [way for way in SAMPLINGS if way != main]
+    duels += [Duel("samplings", names[0], b, (400.0, 400.0), way, lead, (8, 8), won, gap / 2) for b in names[1:] for way in ways]
     found = Compared(
         title=title, note="", quick=False, scorer="world:oracle", second="world:clip", prompts=216, prompt_set="world:heldout",
         trial_prompts="world:validation", sampling=(20, 3.0), pairs_per_step=16, arms=arms, duels=duels, left=left,

@@ -131,10 +131,23 @@ def read_cell(path: Path) -> Cell:
     return cell
 
 
-def read_cells(folder: Path, known: Mapping[Path, Cell] | None = None) -> dict[Path, Cell]:
-    """Every cell in `folder`/cells by its file; the `known` are not read again. Raises `InputError` naming the first that is none."""
-    paths = sorted((folder / CELLS).glob("*.json"))
-    return {path: (known or {}).get(path) or read_cell(path) for path in paths}
+class Shelf:
+    """The cells in `folder`/cells. A file is read again when it has changed: one with too few points is made anew under its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / CELLS
+        self._known: dict[Path, tuple[tuple[int, int], Cell]] = {}
+
+    def cells(self) -> list[Cell]:
+        """All that are there now, by file name. Raises `InputError` naming the first that is none."""
+        found = {}
+        for path in sorted(self._folder.glob("*.json")):
+            now = path.stat()
+            stamp = now.st_mtime_ns, now.st_size
+            stamp_then, cell = self._known.get(path, (None, None))
+            found[path] = (stamp, cell if cell is not None and stamp == stamp_then else read_cell(path))
+        self._known = found
+        return [cell for _, cell in found.values()]
 
 
 def rounded(scores: Sequence[float]) -> list[float | None]:

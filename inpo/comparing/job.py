@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inpo.checking import whole
-from inpo.comparing.cells import CELLS, read_cell, read_cells
+from inpo.comparing.cells import CELLS, Shelf, read_cell
 from inpo.comparing.make import WORK, make, taken
 from inpo.comparing.plan import Plan, Planned
 from inpo.comparing.processes import helped
@@ -69,11 +69,12 @@ def make_cells(comparison: Comparison, out: Path, choice: Choice) -> tuple[State
     A run that breaks down (numbers that are not finite, say) is told, and the others go on. While all that is left is being made by
     other processes, it waits for them: what follows from theirs may be to share again.
     """
-    state = State(Plan(comparison, out), read_cells(out))
+    plan, shelf = Plan(comparison, out), Shelf(out)
     held: dict[str, str] = {}
     told: set[str] = set()
     broken: dict[str, str] = {}
     while True:
+        state = State(plan, shelf.cells())
         cell = _next(state, choice, {*held, *broken})
         if cell is None and not held:
             return state, list(broken.values())
@@ -85,13 +86,12 @@ def make_cells(comparison: Comparison, out: Path, choice: Choice) -> tuple[State
             held.clear()
         elif (fault := _make(cell, out, held)) is not None:
             broken[cell.digest] = fault
-        state = State(state.plan, read_cells(out, state.cells))
 
 
 def look_up(source: str, out: Path, *, quick: bool = False) -> State:
     """What there is, without making anything: `--list`. Raises `InputError`."""
     begun = out if (out / CELLS).is_dir() else None
-    return State(Plan(load_comparison(source, quick=quick), begun), read_cells(out))
+    return State(Plan(load_comparison(source, quick=quick), begun), Shelf(out).cells())
 
 
 def listing(state: State) -> Iterator[str]:

@@ -45,7 +45,7 @@ class Judge:
         return GenerationConfig(seed=seed, samples=asked.samples, steps=sampler_steps, guidance=guidance, batch=asked.batch)
 
     def forwards(self, keys: Sequence[Key]) -> int:
-        """network image-forwards of these points; guidance asks twice."""
+        """Network image-forwards of these points; guidance asks twice."""
         pictures = len(self.prompts) * self.judging.samples
         return sum(pictures * steps * (1 if guidance == 1.0 else 2) for _, steps, guidance in keys)
 
@@ -54,15 +54,23 @@ def of_trials(knobs: Knobs, judging: Judging) -> Judging:
     """The first scorer alone, at the last step alone, on the trials' own prompts."""
     return dataclasses.replace(
         judging, prompts=knobs.prompts, limit=knobs.limit, samples=knobs.samples, scorers=judging.scorers[:1],
-        at=(), also_at=(), also_sampler_steps=(), also_guidance=(),
+        at=(), also_sampler_steps=(), also_guidance=(),
     )  # fmt: skip
 
 
 def check_reached(judging: Judging, last: int) -> None:
     """Some arm must train as long as each step that is asked for: arms may differ in length, and a shorter one just lacks the point."""
-    for key in ("at", "also_at"):
-        if beyond := [step for step in getattr(judging, key) if step > last]:
-            raise InputError(f"evaluation.{key}={beyond[0]} is reached by no arm: the longest trains {last} steps; leave it out")
+    if beyond := [step for step in judging.at if step > last]:
+        raise InputError(f"evaluation.at={beyond[0]} is reached by no arm: the longest trains {last} steps; leave it out")
+
+
+def check_apart(judge: Judge, trials: Judge) -> None:
+    """Nothing may be chosen on prompts that are then judged: the table would be of what was picked for it."""
+    if common := sorted(set(judge.prompts) & set(trials.prompts)):
+        raise InputError(
+            f"knobs.prompts={trials.judging.prompts!r} and evaluation.prompts={judge.judging.prompts!r} have {len(common)} prompts in "
+            f"common, as {common[0]!r}: choose settings on other prompts than those that are judged"
+        )
 
 
 def judge_of(judging: Judging) -> Judge:

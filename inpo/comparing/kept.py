@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from glob import glob
 from importlib import metadata
 from pathlib import Path
 
@@ -28,9 +29,15 @@ class Kept:
     out: Path | None
 
     def pairs(self, data: DataConfig) -> Path | None:
-        """Where the list of the pairs of these settings is kept: one for all runs, one for both of a pair and one picture of each."""
-        both = dataclasses.replace(data, positive_ratio=None)
-        return None if self.out is None else self.out / KEPT / f"pairs-{digest_of(dataclasses.asdict(both))}"
+        """Where the list of the pairs of these settings is kept: one for all runs, one for both of a pair and one picture of each.
+
+        Of files that have changed it is another one.
+        """
+        both = dataclasses.asdict(dataclasses.replace(data, positive_ratio=None))
+        place = Path(data.path).expanduser()
+        named = [place] if place.exists() else [Path(found) for found in sorted(glob(str(place)))]
+        files = [file for each in named for file in (sorted(each.rglob("*")) if each.is_dir() else [each])]
+        return None if self.out is None else self.out / KEPT / f"pairs-{digest_of({**both, 'files': _times(files)})}"
 
     def model_fingerprint(self, config: ModelConfig) -> str:
         """The loaded model's; without loading it where its files are the same as when that was done last. Raises `InputError`."""
@@ -52,8 +59,13 @@ def _stamps(config: ModelConfig) -> dict[str, list[int]]:
     """Size and time of change of every file that a model may be read from."""
     parts = examine(resolve_model(config))
     folders = {parts.folder, parts.network, parts.vae, *parts.adapters}
-    files = {file.absolute() for folder in folders for file in folder.rglob("*") if file.is_file()}
-    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)}
+    files = {file.absolute() for folder in folders for file in folder.rglob("*")}
+    return _times(sorted(files))
+
+
+def _times(files: Iterable[Path]) -> dict[str, list[int]]:
+    """Size and time of change of each that is a file."""
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()}
 
 
 def _read(path: Path) -> Mapping[str, object]:

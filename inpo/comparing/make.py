@@ -150,7 +150,9 @@ def _trained(experiment: Experiment, look: Look, work: Path, *, pairs: Path | No
     )
     output = dataclasses.replace(experiment.output, format="pipeline")
     run = work / "run"
-    began = any(steps_in(run / "checkpoints"))
+    saved = max(steps_in(run / "checkpoints"), default=0)
+    # A step may be asked for that the interrupted run has passed: only one from the beginning comes by it again.
+    began = saved > 0 and all(look.path(key).is_file() for key in look.planned.keys if key[0] < saved)
     fitted = dataclasses.replace(experiment, train=rhythm, output=output, report_to=())
     result = train(fitted, run, Resume("latest") if began else Resume(force=True), look=look, pairs=pairs)
     return {"stopped": result.stopped, **run_facts(run / "metrics.jsonl", experiment), "drift": _drift(experiment, run)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from inpo.comparing.cells import Cell, Key, digest_of, stem
-from inpo.comparing.judge import Judge, check_reached, judge_of, of_trials
+from inpo.comparing.judge import Judge, check_apart, check_reached, judge_of, of_trials
 from inpo.comparing.kept import Kept
 from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison
 from inpo.compose import open_pairs, resolve_model
@@ -73,7 +73,7 @@ class Planned:
 
     @property
     def forwards(self) -> float:
-        """network image-forwards, of training (the backward passes come on top) and of the pictures."""
+        """Network image-forwards, of training (the backward passes come on top) and of the pictures."""
         pictures = self.judge.forwards(self.keys)
         if self.experiment is None:
             return pictures
@@ -106,6 +106,8 @@ class Plan:
         self._kept = Kept(out)
         self.judge = judge_of(comparison.evaluation)
         self._knob_judge = None if comparison.knobs is None else judge_of(of_trials(comparison.knobs, comparison.evaluation))
+        if self._knob_judge is not None:
+            check_apart(self.judge, self._knob_judge)
         self._fingerprints: dict[object, str] = {}
         self._runs: dict[object, Planned] = {}
         self._experiments = {name: self._experiment(name, arm) for name, arm in comparison.arms.items()}
@@ -179,6 +181,9 @@ class Plan:
         experiment = _naming(name, merged(tree, _nested(arm.settings)))
         if experiment.method.name != arm.method:
             raise InputError(f"arms.{name}.settings: method.name={experiment.method.name!r} is not arms.{name}.method={arm.method!r}")
+        for key in ("early_stop", "keep_best"):
+            if getattr(experiment.train, key) is not None:
+                raise InputError(f"arms.{name}: train.{key} is set: in a comparison a run is judged at evaluation.at and at its last step")
         return experiment
 
     def _model_fingerprint(self, model: ModelConfig) -> str:

@@ -1,21 +1,20 @@
-"""From cells to results: every arm against the base, arms against one another, at equal steps and at equal network forwards."""
+"""From cells to results: every arm against the base, how its settings were chosen, and arms against one another."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from inpo.comparing.cells import Cell
+from inpo.comparing.duels import duels
 from inpo.comparing.make import PICTURES, shown_places
 from inpo.comparing.plan import Plan, Planned
-from inpo.comparing.runs import Runs, estimate
+from inpo.comparing.runs import Runs
 from inpo.comparing.spec import AGAIN
 from inpo.comparing.state import State
-from inpo.evaluation.compared import ArmResult, Compared, Duel, Trial
-from inpo.evaluation.crossed import crossed_difference
+from inpo.evaluation.compared import ArmResult, Compared, Trial
 from inpo.training.snapshot import flat
 
 ELSEWHERE = "starts from another model than the base, against which it is judged all the same; what that model cost is in no count"
@@ -34,16 +33,23 @@ def results(state: State, out: Path) -> Compared | None:
     runs = {name: Runs(name, found, base, plan.judge.labels[0], labels[1], main) for name, found in cells.items() if found}
     rivals = [found for name, found in runs.items() if name != AGAIN and not plan.comparison.arms[name].control]
     arms = [_arm(state, name, runs.get(name), out) for name in plan.comparison.arms]
+    elsewhere = {arm.name for arm in arms if arm.elsewhere}
     return Compared(
         title=plan.comparison.title, note=plan.comparison.note, quick=plan.comparison.quick, scorer=scorers[0], second=second,
         prompts=len(base.prompts), prompt_set=judging.prompts, trial_prompts=knobs.prompts if knobs else None, sampling=main,
         pairs_per_step=plan.experiment(next(iter(plan.comparison.arms))).train.pairs_per_step,
-        arms=[*arms, *([_again(runs[AGAIN])] if AGAIN in runs else [])], duels=[*_duels(plan, rivals), *_by_step(rivals)],
-        left=sum(state.find(cell) is None for cell in state.planned()) + len(state.waiting()),
+        arms=[*arms, *([_again(runs[AGAIN])] if AGAIN in runs else [])], duels=list(duels(rivals, elsewhere)),
+        left=_missing(state),
         versions=sorted({_version(cell) for found in [(base,), *cells.values()] for cell in found}),
         shown=[base.prompts[place // judging.samples] for place in shown_places(len(base.prompts) * judging.samples)],
         base_score=float(np.nanmean(base.points[0].by_prompt(plan.judge.labels[0]))), base_picture=_picture(plan.base()[0], out),
     )  # fmt: skip
+
+
+def _missing(state: State) -> int:
+    """Cells, those of arms whose settings are not chosen yet among them."""
+    seeds = [state.plan.comparison.arms[name].seeds or 1 for name in state.waiting()]
+    return sum(state.find(cell) is None for cell in state.planned()) + sum(seeds)
 
 
 def _cells(state: State, name: str) -> tuple[Cell, ...]:
@@ -112,31 +118,6 @@ def _training(cells: Sequence[Cell]) -> dict[str, float]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _duels(plan: Plan, rivals: Sequence[Runs]) -> Iterator[Duel]:
-    """Every arm against every other: where their runs end, and after as many network image-forwards as the cheaper one took in all.
-
-    Not the latter where an arm starts elsewhere: what brought it there was paid in forwards too, which nobody has counted.
-    """
-    for a, b in itertools.combinations(rivals, 2):
-        last = [(runs.steps[-1], *runs.main) for runs in (a, b)]
-        ends = crossed_difference(a.table(last[0]), b.table(last[1]))
-        counts = (len(a.cells), len(b.cells))
-        yield Duel("last", a.arm, b.arm, (last[0][0], last[1][0]), estimate(ends), counts)
-        if any(plan.starts_elsewhere(runs.arm) for runs in (a, b)):
-            continue
-        spent = min(runs.forwards(runs.steps[-1]) for runs in (a, b))
-        equal = crossed_difference(a.at_forwards(spent), b.at_forwards(spent))
-        yield Duel("forwards", a.arm, b.arm, (spent, spent), estimate(equal), counts)
-
-
-def _by_step(rivals: Sequence[Runs]) -> Iterator[Duel]:
-    """The first arm against every other at each step that both have."""
-    for a, b in [(rivals[0], other) for other in rivals[1:]]:
-        for step in sorted(set(a.steps) & set(b.steps)):
-            found = crossed_difference(a.table((step, *a.main)), b.table((step, *b.main)))
-            yield Duel("steps", a.arm, b.arm, (step, step), estimate(found), (len(a.cells), len(b.cells)))
 
 
 def _picture(planned: Planned, out: Path) -> str | None:

@@ -10,9 +10,10 @@ import numpy as np
 
 from inpo.comparing.cells import Cell, Key, Point
 from inpo.evaluation.compared import Estimate, Moment, Sampled
-from inpo.evaluation.crossed import Crossed, crossed_difference, crossed_mean
+from inpo.evaluation.crossed import Crossed, crossed_mean
 from inpo.evaluation.scores import PART
 from inpo.evaluation.winrate import Array
+from inpo.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,30 @@ class Runs:
         """Scores `[seeds, prompts]` at a point that all runs have."""
         return np.stack([point.by_prompt(scorer or self.scorer) for point in self.points(key) or ()])
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of training."""
+        return [cell.seed for cell in self.cells]
+
     def forwards(self, step: int) -> float:
-        """network image-forwards of training up to a step, the mean over the runs."""
+        """Network image-forwards of training up to a step, the mean over the runs."""
         return float(np.mean([point.forwards for point in self.points((step, *self.main)) or ()]))
 
     def at_forwards(self, forwards: float) -> Array:
         """Scores `[seeds, prompts]` after so many network image-forwards: each run's own points, with straight lines between them."""
         rows = []
-        start = self.base_row((0, *self.main))
         for cell in self.cells:
             points = [point for step in self.steps if (point := cell.at((step, *self.main))) is not None]
-            x = np.array([0.0, *(point.forwards for point in points)])
-            y = np.stack([start, *(point.by_prompt(self.scorer) for point in points)])
-            right = min(max(1, int(np.searchsorted(x, forwards))), len(x) - 1)
-            share = float(np.clip((forwards - x[right - 1]) / (x[right] - x[right - 1]), 0, 1))
-            rows.append((1 - share) * y[right - 1] + share * y[right])
+            x, y = np.array([point.forwards for point in points]), np.stack([point.by_prompt(self.scorer) for point in points])
+            right = min(int(np.searchsorted(x, forwards)), len(x) - 1)
+            left = max(0, right - 1)
+            share = float(np.clip((forwards - x[left]) / (x[right] - x[left]), 0, 1)) if right > left else 1.0
+            rows.append((1 - share) * y[left] + share * y[right])
         return np.stack(rows)
+
+    def measured_by(self, forwards: float) -> bool:
+        """Whether a point of training had been measured by then. From the base to the first one the curve is anybody's guess."""
+        return self.forwards(self.steps[0]) <= forwards
 
     def base_row(self, key: Key, scorer: str | None = None) -> Array:
         """The base's scores `[prompts]` under the way of sampling of that point."""
@@ -65,15 +74,13 @@ class Runs:
 
     def gain(self, key: Key, scorer: str | None = None) -> Crossed:
         """Against the base: mean difference in score."""
-        return crossed_difference(self.table(key, scorer), self.base_row(key, scorer)[None])
+        return crossed_mean(self.table(key, scorer) - self.base_row(key, scorer))
 
     def win_rate(self, key: Key, scorer: str | None = None) -> Estimate:
         """Against the base: how often the score is higher, ties counted half."""
         name = scorer or self.scorer
         base = self.base.at((0, *key[1:]))
-        outcomes = [_outcomes(point.scores[name], base.scores[name]) for point in self.points(key) or () if base is not None]
-        found = crossed_mean(np.stack(outcomes))
-        return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+        return share([outcomes(point, base, name) for point in self.points(key) or () if base is not None])
 
     def moment(self, step: int) -> Moment:
         """Everything at one step with the main way of sampling."""
@@ -100,15 +107,22 @@ class Runs:
         return {name.partition(PART)[2]: estimate(self.gain(key, name)) for name in kept}
 
 
-def _outcomes(ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]]) -> Array:
+def outcomes(ours: Point, theirs: Point, scorer: str) -> Array:
     """1, ½ or 0 for each prompt, averaged over its samples; not a number where a score is missing."""
-    a, b = (np.array(rows, dtype=np.float64) for rows in (ours, theirs))
-    outcomes = np.where(a > b, 1.0, np.where(a < b, 0.0, 0.5))
-    outcomes[~np.isfinite(a) | ~np.isfinite(b)] = np.nan
-    means: Array = outcomes.mean(axis=1)
+    a, b = (np.array(point.scores[scorer], dtype=np.float64) for point in (ours, theirs))
+    won = np.where(a > b, 1.0, np.where(a < b, 0.0, 0.5))
+    won[~np.isfinite(a) | ~np.isfinite(b)] = np.nan
+    means: Array = won.mean(axis=1)
     return means
+
+
+def share(runs: Sequence[Array]) -> Estimate:
+    """How often it was won: `outcomes` of each run. Where all of them were won, or none, no spread says how sure that is: Wilson's."""
+    found = crossed_mean(np.stack(runs))
+    low, high = wilson(found.value, found.prompts) if found.value in (0.0, 1.0) else (max(0.0, found.low), min(1.0, found.high))
+    return Estimate(found.value, low, high, found.prompts, len(runs) == 1)
 
 
 def estimate(found: Crossed) -> Estimate:
     """As results files have it."""
-    return Estimate(found.value, found.low, found.high)
+    return Estimate(found.value, found.low, found.high, found.prompts, min(found.seeds) == 1)

@@ -25,8 +25,8 @@ Tree = Mapping[str, object]
 class Judging:
     """How a model is judged: one picture per prompt and sample at every point (training step, sampler steps, guidance) asked for.
 
-    At each training step of `at`, and at the last, with `sampler_steps` and `guidance`; at the last, and at those of `also_at`, with
-    each of `also_sampler_steps` and each of `also_guidance` too. The first scorer decides. `limit`: only so many prompts, the first.
+    At each training step of `at`, and at the last, with `sampler_steps` and `guidance`; at the last with each of `also_sampler_steps`
+    and each of `also_guidance` too. The first scorer decides. `limit`: only so many prompts, the first.
     """
 
     prompts: str
@@ -37,13 +37,12 @@ class Judging:
     guidance: float = 7.5
     also_sampler_steps: tuple[int, ...] = ()
     also_guidance: tuple[float, ...] = ()
-    also_at: tuple[int, ...] = ()
     seed: int = 0
     samples: int = 1
     batch: int = 64
 
     def __post_init__(self) -> None:
-        for key in ("at", "also_at", "also_sampler_steps"):
+        for key in ("at", "also_sampler_steps"):
             for value in getattr(self, key):
                 whole(f"evaluation.{key}", value, low=1)
         for key in ("sampler_steps", "samples", "batch"):
@@ -62,12 +61,11 @@ class Judging:
 
     def steps_of(self, last: int) -> list[int]:
         """The training steps at which a run of `last` steps is judged, ascending."""
-        return sorted({*(step for step in (*self.at, *self.also_at) if step <= last), last})
+        return sorted({*(step for step in self.at if step <= last), last})
 
     def points(self, last: int) -> list[tuple[int, int, float]]:
         """(training step, sampler steps, guidance) for a run of `last` steps."""
-        wide = {last, *self.also_at}
-        return [(step, *sampling) for step in self.steps_of(last) for sampling in self.samplings(whole_grid=step in wide)]
+        return [(step, *sampling) for step in self.steps_of(last) for sampling in self.samplings(whole_grid=step == last)]
 
 
 @dataclass(frozen=True)

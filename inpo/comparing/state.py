@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +19,11 @@ class State:
     """A comparison and the cells that are in its folder, those of other settings among them."""
 
     plan: Plan
-    cells: dict[Path, Cell]
+    cells: Sequence[Cell]
 
     def find(self, planned: Planned) -> Cell | None:
         """The cell, if it is there and whole."""
-        return next((cell for cell in self.cells.values() if cell.digest == planned.digest and planned.accepts(cell)), None)
+        return next((cell for cell in self.cells if cell.digest == planned.digest and planned.accepts(cell)), None)
 
     def choice(self, name: str) -> Knobs | None:
         """An arm's knobs: those of its best trial, or another arm's; {} where nothing is chosen, None while trials are missing."""

@@ -18,6 +18,8 @@ from inpo.report import build_report
 from inpo.training.environment import write_environment
 
 TABLE, CSV = "table.md", "table.csv"
+ALONE = "°"
+"""Beside an interval over prompts alone."""
 COLUMNS = (
     "arm", "control", "seeds", "step", "last", "sampler_steps", "guidance", "forwards", "gain", "gain_low", "gain_high", "win_rate", "low",
     "high", "second_gain", "second_low", "second_high",
@@ -51,9 +53,10 @@ def summary_of(arm: ArmResult, found: Compared) -> MethodSummary:
         steps=last.step or None, beta=_number(knobs.get("method.objective.beta")), lr=_number(knobs.get("optimizer.lr")),
         seeds=tuple(arm.seeds), pairs_per_second=arm.training.get("pairs_per_second"),
         unet_forwards_per_pair=arm.training.get("unet_forwards_per_pair"), seconds=arm.training.get("seconds"),
-        scorer=found.scorer, win_rate=last.win_rate.value, low=last.win_rate.low, high=last.win_rate.high, n=found.prompts,
-        mean_gain=last.gain.value, gain_low=last.gain.low, gain_high=last.gain.high, second_scorer=second,
-        parts={name: Part(part.value, part.low, part.high, found.prompts) for name, part in arm.parts.items()},
+        scorer=found.scorer, win_rate=last.win_rate.value, low=last.win_rate.low, high=last.win_rate.high,
+        n=last.win_rate.n or found.prompts, mean_gain=last.gain.value, gain_low=last.gain.low, gain_high=last.gain.high,
+        second_scorer=second,
+        parts={name: Part(part.value, part.low, part.high, part.n or found.prompts) for name, part in arm.parts.items()},
     )  # fmt: skip
 
 
@@ -69,13 +72,15 @@ def table(found: Compared) -> Iterator[str]:
         yield f"{found.unsound}.\n"
     yield (
         f"Judged by {found.scorer} on {found.prompts} prompts ({found.prompt_set}), {steps} sampler steps, guidance {guidance:g}. Gains "
-        "are differences in mean score to the base under the same noise; intervals of 95 % are over prompts and training seeds.\n"
+        "are differences in mean score to the base under the same noise; intervals of 95 % are over prompts and training seeds, and bold "
+        f"where they exclude 0. {ALONE} is one training seed: an interval over prompts alone, which decides nothing.\n"
     )
     yield from _rows(found)
     first = next((arm for arm in found.arms if not arm.control and arm.moments), None)
     if first is not None:
         yield f"\n## {first.name} less each other arm, mean score, paired by prompt\n"
         yield from _differences(first, found)
+        yield from _sampled_differences(first, found)
     yield from _samplings(found)
     yield from _chosen(found)
 
@@ -98,27 +103,54 @@ def _rows(found: Compared) -> Iterator[str]:
 
 def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
     steps = sorted({int(duel.at[0]) for duel in found.duels if duel.kind == "steps"})
-    yield f"| against | {' | '.join(f'step {step}' for step in steps)} | at the ends | at equal network image-forwards |"
-    yield "|---" * (len(steps) + 3) + "|"
+    ends = ("at the ends", "there: preferred", "the median prompt", "at equal network image-forwards")
+    yield f"| against | {' | '.join([*(f'step {step}' for step in steps), *ends])} |"
+    yield "|---" * (len(steps) + len(ends) + 1) + "|"
+    for other, duels in _rivals(first, found):
+        by_step = {int(duel.at[0]): signed(duel.difference) for duel in duels if duel.kind == "steps"}
+        last = next(duel for duel in duels if duel.kind == "last")
+        equal = next((_said(duel) for duel in duels if duel.kind == "forwards"), "")
+        median = "" if last.median is None else f"{last.median:+.4f}"
+        yield f"| {other} | {' | '.join([*(by_step.get(step, '') for step in steps), _said(last), rate(last.win_rate), median, equal])} |"
+
+
+def _sampled_differences(first: ArmResult, found: Compared) -> Iterator[str]:
+    """The first arm's, sampled otherwise."""
+    ways = sorted({duel.sampling for duel in found.duels if duel.kind == "samplings"}, key=_by_guidance)
+    if not ways:
+        return
+    yield f"\n## {first.name} less each other arm at the ends, sampled otherwise\n"
+    yield f"| against | {' | '.join(map(_way, ways))} |"
+    yield "|---" * (len(ways) + 1) + "|"
+    for other, duels in _rivals(first, found):
+        by_way = {duel.sampling: signed(duel.difference) for duel in duels if duel.kind == "samplings"}
+        yield f"| {other} | {' | '.join(by_way.get(way, '') for way in ways)} |"
+
+
+def _rivals(first: ArmResult, found: Compared) -> Iterator[tuple[str, list[Duel]]]:
+    """The others' names, each with what is known of the first one against it."""
     for other in [arm for arm in found.arms if not arm.control and arm.moments and arm is not first]:
-        duels = [duel for duel in found.duels if (duel.a, duel.b) == (first.name, other.name)]
-        by_step = {int(duel.at[0]): duel for duel in duels if duel.kind == "steps"}
-        by_kind = {duel.kind: duel for duel in duels if duel.kind != "steps"}
-        ends = [_said(by_kind[kind]) if kind in by_kind else "" for kind in ("last", "forwards")]
-        cells = [signed(by_step[step].difference) if step in by_step else "" for step in steps]
-        yield f"| {other.name} | {' | '.join([*cells, *ends])} |"
+        yield other.name, [duel for duel in found.duels if (duel.a, duel.b) == (first.name, other.name)]
+
+
+def _by_guidance(way: tuple[int, float]) -> tuple[float, int]:
+    return way[1], way[0]
+
+
+def _way(way: tuple[int, float]) -> str:
+    return f"{way[0]} steps, guidance {way[1]:g}"
 
 
 def _samplings(found: Compared) -> Iterator[str]:
     """Gains at the ends of the runs, sampled otherwise."""
-    ways = sorted({(one.guidance, one.sampler_steps) for arm in found.arms for one in arm.samplings})
+    ways = sorted({(one.sampler_steps, one.guidance) for arm in found.arms for one in arm.samplings}, key=_by_guidance)
     if len(ways) < 2:
         return
     yield "\n## Gain over the base that is sampled in the same way\n"
-    yield f"| arm | {' | '.join(f'{steps} steps, guidance {guidance:g}' for guidance, steps in ways)} |"
+    yield f"| arm | {' | '.join(map(_way, ways))} |"
     yield "|---" * (len(ways) + 1) + "|"
     for arm in [arm for arm in found.arms if arm.samplings]:
-        gains = {(one.guidance, one.sampler_steps): signed(one.gain) for one in arm.samplings}
+        gains = {(one.sampler_steps, one.guidance): signed(one.gain) for one in arm.samplings}
         yield f"| {arm.name} | {' | '.join(gains.get(way, '') for way in ways)} |"
 
 
@@ -149,8 +181,8 @@ def _said(duel: Duel) -> str:
 
 def signed(found: Estimate) -> str:
     """A gain with its interval, in bold where that excludes 0."""
-    text = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-    return f"**{text}**" if found.low > 0 or found.high < 0 else text
+    text = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" + (f" {ALONE}" if found.prompts_alone else "")
+    return text if found.verdict == "level" else f"**{text}**"
 
 
 def rate(found: Estimate | None) -> str:

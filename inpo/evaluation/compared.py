@@ -22,11 +22,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval."""
+    """A number with its 95 % interval over `n` prompts and training seeds; `prompts_alone`: of a single seed, whose chance is not in it."""
 
     value: float
     low: float
     high: float
+    n: int | None = None
+    prompts_alone: bool = False
+
+    @property
+    def verdict(self) -> Literal["ahead", "behind", "level"]:
+        """Of a difference: whether its interval excludes 0. One training seed decides nothing."""
+        if self.prompts_alone or self.low <= 0 <= self.high:
+            return "level"
+        return "ahead" if self.low > 0 else "behind"
 
 
 @dataclass(frozen=True)
@@ -102,17 +111,28 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Duel:
-    """`a` less `b` in mean score, paired by prompt: "last" of both their runs' ends, "forwards" at equal network image-forwards.
+    """`a` less `b` in mean score, paired by prompt: "last" where both their runs end, "samplings" there, but sampled otherwise.
 
-    "steps": at equal steps. `at`: the step or the forwards of `a`, and of `b`.
+    "steps": at equal steps, "forwards": at equal network image-forwards. `at`: the step or the forwards of `a`, and of `b`;
+    `sampling`: (sampler steps, guidance). `win_rate`: how often the picture of `a` has the higher score, on the seeds that both have;
+    `median`: of the prompts' mean differences. A mean that a few prompts carry shows in these two. Both None between measured points.
     """
 
-    kind: Literal["last", "steps", "forwards"]
+    kind: Literal["last", "samplings", "steps", "forwards"]
     a: str
     b: str
     at: tuple[float, float]
+    sampling: tuple[int, float]
     difference: Estimate
     seeds: tuple[int, int]
+    win_rate: Estimate | None = None
+    median: float | None = None
+
+    @property
+    def carried(self) -> bool:
+        """Whether the mean differs though neither picture is preferred more often: a few prompts make the difference."""
+        rate = self.win_rate
+        return self.difference.verdict != "level" and rate is not None and rate.low <= 0.5 <= rate.high
 
 
 @dataclass(frozen=True)
@@ -142,7 +162,9 @@ class Compared:
     def unsound(self) -> str | None:
         """What is to be said where the base does not come out even against itself."""
         again = next((arm.last for arm in self.arms if arm.name == AGAIN), None)
-        return None if again is None or again.win_rate.low <= 0.5 <= again.win_rate.high else f"{AGAIN}: {UNSOUND}"
+        if again is None or (again.win_rate.low <= 0.5 <= again.win_rate.high and again.gain.low <= 0 <= again.gain.high):
+            return None
+        return f"{AGAIN}: {UNSOUND}"
 
 
 def write_compared(folder: Path, found: Compared) -> None:

@@ -34,11 +34,6 @@ class Crossed:
     prompts: int
     seeds: tuple[int, ...]
 
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0 or self.high < 0
-
 
 def crossed_mean(scores: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Crossed:
     """Mean of `[seeds, prompts]`. Not-a-number marks what could not be scored; a prompt without a score in some run is left out."""

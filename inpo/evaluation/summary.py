@@ -24,7 +24,7 @@ SCHEMA = 1
 AGAIN = "base-again"
 """The control in which the base is judged against itself under other sampling seeds."""
 
-UNSOUND = "its interval excludes ½ though nothing but the sampling seeds differs: trust no difference of this size"
+UNSOUND = "its interval excludes ½, or that of its gain 0, though nothing but the sampling seeds differs: trust no difference of this size"
 
 Kind = Literal["demo", "train", "evaluate", "compare"]
 
@@ -110,7 +110,7 @@ class Summary:
 
     kind: Kind
     baseline: str
-    methods: dict[str, MethodSummary]
+    methods: dict[str, MethodSummary] = field(default_factory=dict)
     schema: Literal[1] = 1
 
 

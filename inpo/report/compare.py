@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -48,11 +49,6 @@ class Cell:
     estimate: Estimate
     at: tuple[float, float]
 
-    @property
-    def verdict(self) -> str:
-        """ "ahead", "behind" or "level"."""
-        return "ahead" if self.estimate.low > 0 else "behind" if self.estimate.high < 0 else "level"
-
 
 @dataclass(frozen=True)
 class Group:
@@ -73,7 +69,8 @@ def render_comparison(folder: Path, templates: Environment) -> str:
         found=found, rivals=rivals, first=rivals[0] if rivals else None, rows=rows, zero=zero, album=album, name=display_name,
         colours=colours, headline=_headline(found, rivals), groups=_groups(rivals, colours),
         ends=_matrix(found.duels, "last"), equal=_matrix(found.duels, "forwards"), by_step=_by_step(found.duels),
-        samplings=_samplings(rivals), parts=list(dict.fromkeys(part for arm in found.arms for part in arm.parts)),
+        samplings=_samplings(rivals), sampled=_sampled(found.duels),
+        parts=list(dict.fromkeys(part for arm in found.arms for part in arm.parts)),
         training=[(key, title) for key, title in TRAINING.items() if any(key in arm.training for arm in found.arms)],
         strips=_strips(folder, found, album, colours), settings=_settings(found.arms), command=_command(folder), folder=folder.name,
     )  # fmt: skip
@@ -157,7 +154,8 @@ def _matrix(duels: Sequence[Duel], kind: str) -> Mapping[tuple[str, str], Cell]:
         if duel.kind == kind:
             found = duel.difference
             cells[duel.a, duel.b] = Cell(found, duel.at)
-            cells[duel.b, duel.a] = Cell(Estimate(-found.value, -found.high, -found.low), (duel.at[1], duel.at[0]))
+            turned = dataclasses.replace(found, value=-found.value, low=-found.high, high=-found.low)
+            cells[duel.b, duel.a] = Cell(turned, (duel.at[1], duel.at[0]))
     return cells
 
 
@@ -170,6 +168,11 @@ def _by_step(duels: Sequence[Duel]) -> tuple[list[int], Mapping[tuple[str, int],
 def _samplings(rivals: Sequence[ArmResult]) -> list[tuple[int, float]]:
     """(sampler steps, guidance) that some arm was judged under: by steps, then by guidance."""
     return sorted({(one.sampler_steps, one.guidance) for arm in rivals for one in arm.samplings}, key=lambda key: (key[1], key[0]))
+
+
+def _sampled(duels: Sequence[Duel]) -> Mapping[tuple[str, int, float], Cell]:
+    """The first arm less each other, sampled otherwise."""
+    return {(duel.b, *duel.sampling): Cell(duel.difference, duel.at) for duel in duels if duel.kind == "samplings"}
 
 
 def _strips(folder: Path, found: Compared, album: Album, colours: Mapping[str, str]) -> list[tuple[str, str, Picture | None]]:

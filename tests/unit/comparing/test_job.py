@@ -129,6 +129,25 @@ def test_a_cell_with_fewer_points_is_made_again(made: tuple[str, Path], tmp_path
         assert (state.find(state.plan.table("inpo", state.choice("inpo") or {})[0]) is not None) is there
 
 
+def test_a_cell_that_is_made_again_is_looked_at_again(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its old name it has the points now that it lacked: once is enough."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    old = next((tmp_path / "cells").glob("inpo.seed-1.*.json"))
+    complete = read_cell(old)
+    write_cell(old, replace(complete, points=complete.points[1:]))
+    again = []
+
+    def fetch(cell: Planned, work: Path, out: Path) -> None:
+        assert not again
+        again.append(cell.stem)
+        write_cell(old, complete)
+
+    monkeypatch.setattr(job, "make", fetch)
+    compare(file, tmp_path)
+    assert again == [old.stem]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -178,6 +197,29 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint(made: tuple[str, Path],
     assert looked == [(2, 2, 3.0), (2, 2, 3.0), (4, 2, 3.0), (4, 1, 3.0)]
     name = next(name for name in cells(whole) if name.startswith("inpo.seed-0."))
     assert numbers(cells(tmp_path / "out")[name]) == numbers(cells(whole)[name])
+
+
+def test_an_interrupted_run_that_is_past_a_step_begins_again(
+    made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at step 2; now step 1 is asked for too, whose pictures need its weights. Numbers are those of a run that was not cut."""
+    whole, judge = made[1], make.Look._judge
+    small: dict[str, Any] = {"arms": {"inpo": {"method": "inpo", "settings": {"method.objective.beta": 500.0}}}, "knobs": None, "seeds": 1}
+
+    def killed(self: make.Look, model: object, key: tuple[int, int, float]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make.Look, "_judge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(write(tmp_path / "a.yaml", **small), tmp_path / "out", Choice(only=("inpo",)))
+    assert list((tmp_path / "out" / "work").glob("*/run/checkpoints/step-000002"))
+    monkeypatch.setattr(make.Look, "_judge", judge)
+    evaluation = {**TREE["evaluation"], "at": [1, 2, 4]}  # type: ignore[dict-item]
+    compare(write(tmp_path / "b.yaml", evaluation=evaluation, **small), tmp_path / "out", Choice(only=("inpo",)))
+    (cell,) = cells(tmp_path / "out").values()
+    assert [point.key for point in cell.points] == [(1, 2, 3.0), (2, 2, 3.0), (4, 2, 3.0), (4, 1, 3.0)]
+    same = next(each for name, each in cells(whole).items() if name.startswith("inpo.seed-0.") and each.digest == cell.digest)
+    assert cell.points[1:] == same.points
 
 
 def test_what_another_process_makes_is_left_to_it(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +327,7 @@ def test_an_arm_that_starts_elsewhere_is_judged_against_the_files_base(tmp_path:
     assert found.arms[0].last.gain.value == pytest.approx(float(gap.mean()))
     assert [(arm.name, arm.elsewhere) for arm in found.arms] == [("then", True), ("plain", False)]
     assert found.arms[0].note.startswith("second stage; starts from another model than the base")
-    assert {duel.kind for duel in found.duels} == {"last", "steps"}
+    assert {duel.kind for duel in found.duels} == {"last", "steps", "samplings"}
     differences = (tmp_path / "out" / "table.md").read_text().partition("less each other arm")[2]
     assert re.search(r"^\| plain \| .* \|  \|$", differences, re.MULTILINE)
 
@@ -374,8 +416,8 @@ def test_the_tables_are_of_the_cells(made: tuple[str, Path]) -> None:
     assert (last.a, last.b, last.at, last.seeds) == ("inpo", "dpo", (4, 4), (2, 2))
     assert last.difference.value == pytest.approx(oracle["inpo"] - oracle["dpo"])
     assert inpo.mean_gain == pytest.approx(oracle["inpo"] - found.base_score)
-    equal = next(duel for duel in found.duels if duel.kind == "forwards")
-    assert equal.at == (64, 64)
+    # None at equal forwards: InPO was past dpo's 64 of them when it was first looked at.
+    assert [duel.kind for duel in found.duels] == ["last", "steps", "steps", "samplings"]
     assert [sum(trial.chosen for trial in arm.trials) for arm in found.arms] == [1, 1, 0, 0]
     lines = (out / "table.csv").read_text().splitlines()
     # Two steps and one more way of sampling for each of three arms, and the base again.
@@ -403,3 +445,9 @@ def test_a_table_of_what_is_there(made: tuple[str, Path], tmp_path: Path) -> Non
     assert "| dpo | 1 of 2 | 4 |" in text
     assert "| inpo | 0 of 2 |" in text
     assert list(read_summary(tmp_path / "summary.json").methods) == ["dpo"]
+    for path in (tmp_path / "cells").glob("dpo.knobs-1.*"):
+        path.unlink()
+    compare(file, tmp_path, Choice(table=True))
+    # Of base again, inpo 2, a trial of dpo, and what waits for it: dpo 2, shuffled 1.
+    assert "Incomplete: 7 cells are missing." in (tmp_path / "table.md").read_text()
+    assert not read_summary(tmp_path / "summary.json").methods

@@ -77,6 +77,10 @@ def test_pairs_are_examined_once_for_all_runs_and_starts(
     state = look_up(source, tmp_path / "out")
     assert [state.find(cell) is not None for cell in state.planned()] == [False, False, True, True]
     assert (len(built), len(loaded)) == (1, 1)
+    before = [cell.digest for cell in state.planned()]
+    making.write(file, [making.row(i, caption=caption) for i in range(31)])
+    other = look_up(source, tmp_path / "out")
+    assert [a == b for a, b in zip(before, [cell.digest for cell in other.planned()], strict=True)] == [True, True, False, False]
 
 
 def test_looking_at_a_folder_that_is_no_comparison_writes_nothing(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from inpo.comparing.cells import Cell, Point
+from inpo.comparing.duels import duels
 from inpo.comparing.runs import Runs
+from inpo.evaluation.compared import Duel, Estimate
 
 MAIN = (20, 3.0)
 ORACLE, CLIP = "oracle", "clip"
@@ -46,11 +50,78 @@ def test_gains_and_win_rates_by_hand() -> None:
     assert found.parts()["size"].value == pytest.approx(0.075)
 
 
-def test_scores_between_points_lie_on_straight_lines_from_the_base() -> None:
-    """Base 0.5 at 0 forwards, 0.7 at 100, 0.9 at 300: 0.6 at 50, 0.8 at 200, and 0.9 wherever the run has ended."""
+def test_scores_between_points_lie_on_straight_lines() -> None:
+    """0.7 at 100 forwards, 0.9 at 300: 0.8 at 200, and 0.9 wherever the run has ended. Before 100 nothing was measured."""
     found = runs(cell(point(2, [0.7] * 4, forwards=100), point(6, [0.9] * 4, forwards=300)))
-    for forwards, expected in ((0, 0.5), (50, 0.6), (100, 0.7), (200, 0.8), (300, 0.9), (500, 0.9)):
+    for forwards, expected in ((100, 0.7), (200, 0.8), (300, 0.9), (500, 0.9)):
         assert found.at_forwards(forwards) == pytest.approx(np.full((1, 4), expected))
+    assert [found.measured_by(forwards) for forwards in (99, 100, 200)] == [False, True, True]
+    alone = runs(cell(point(6, [0.9] * 4, forwards=300)))
+    assert alone.at_forwards(300) == pytest.approx(np.full((1, 4), 0.9))
+
+
+def test_one_seed_and_all_won_are_said() -> None:
+    """Of one run the interval is over prompts alone and decides nothing; four of four won is Wilson's [0.51, 1], and not [1, 1]."""
+    one = runs(cell(point(4, [0.7, 0.8, 0.9, 1.0]))).moment(4)
+    two = runs(cell(point(4, [0.7, 0.8, 0.9, 1.0])), cell(point(4, [0.7, 0.8, 0.9, 1.1]), seed=1)).moment(4)
+    assert [each.gain.prompts_alone for each in (one, two)] == [True, False]
+    assert [each.gain.verdict for each in (one, two)] == ["level", "ahead"]
+    assert one.gain.low > 0
+    assert (one.win_rate.value, one.win_rate.low, one.win_rate.high) == (1.0, pytest.approx(0.5101, abs=1e-4), 1.0)
+
+
+def duel(kind: str, a: Runs, b: Runs) -> Duel:
+    """The only one of its kind."""
+    (found,) = [each for each in duels([a, b], ()) if each.kind == kind]
+    return found
+
+
+def test_runs_of_equal_seeds_are_paired() -> None:
+    """Two seeds whose luck is shared and large, and a lead of 0.1 in each: sure where paired, not where seeds are thought independent."""
+    ours = [cell(point(4, [0.6, 0.61, 0.59, 0.6], forwards=8), seed=0), cell(point(4, [0.9, 0.89, 0.91, 0.9], forwards=8), seed=1)]
+    theirs = [cell(point(4, [0.5, 0.5, 0.5, 0.5], forwards=8), seed=0), cell(point(4, [0.8, 0.8, 0.8, 0.8], forwards=8), seed=1)]
+    found = duel("last", runs(*ours), runs(*theirs))
+    assert found.difference.value == pytest.approx(0.1)
+    assert found.difference.verdict == "ahead"
+    moved = [dataclasses.replace(each, seed=each.seed + 5) for each in theirs]
+    apart = duel("last", runs(*ours), runs(*moved))
+    assert apart.difference.value == pytest.approx(0.1)
+    assert apart.difference.verdict == "level"
+    assert (found.win_rate is None, apart.win_rate) == (False, None)
+
+
+def test_a_mean_that_few_prompts_carry() -> None:
+    """Forty prompts: on two of them far ahead, on the rest a hair behind or ahead in turn. The mean is ahead, the median is 0."""
+    base = dataclasses.replace(BASE, prompts=["p"] * 40, points=[point(0, [0.5] * 40)])
+    scores = [0.9, 0.9, *([0.5 + 0.001, 0.5 - 0.001] * 19)]
+    ours = tuple(cell(point(4, scores, forwards=8), seed=seed) for seed in range(3))
+    theirs = tuple(cell(point(4, [0.5] * 40, forwards=8), seed=seed) for seed in range(3))
+    a, b = (Runs(name, cells, base, ORACLE, None, MAIN) for name, cells in (("a", ours), ("b", theirs)))
+    found = duel("last", a, b)
+    assert found.difference.value == pytest.approx(0.02)
+    assert found.win_rate is not None
+    assert found.win_rate.value == pytest.approx(21 / 40)
+    assert found.median == pytest.approx(0.001, abs=0.0011)
+    wide = Estimate(0.02, 0.001, 0.04)
+    assert dataclasses.replace(found, difference=wide).carried
+    assert not dataclasses.replace(found, difference=wide, win_rate=Estimate(0.7, 0.6, 0.8)).carried
+    assert not dataclasses.replace(found, difference=Estimate(0.02, -0.001, 0.04)).carried
+
+
+def test_equal_forwards_need_measured_points_on_both_sides() -> None:
+    """The cheaper one ends at 64; the other's first point is at 50 or at 100: read off in the first case, left out in the second."""
+    cheap = runs(cell(point(4, [0.6] * 4, forwards=64)))
+    for first, there in ((50, 1), (100, 0)):
+        dear = runs(cell(point(1, [0.6] * 4, forwards=first), point(4, [0.9] * 4, forwards=200)))
+        assert [each.at for each in duels([cheap, dear], ()) if each.kind == "forwards"] == [(64, 64)] * there
+    assert sum(each.kind == "forwards" for each in duels([cheap, cheap], {"a"})) == 0
+
+
+def test_ways_of_sampling_that_both_have_are_compared() -> None:
+    a = runs(cell(point(4, [0.6] * 4, forwards=8), point(4, [0.4] * 4, sampling=(1, 3.0)), point(4, [0.9] * 4, sampling=(5, 3.0))))
+    b = runs(cell(point(4, [0.6] * 4, forwards=8), point(4, [0.1] * 4, sampling=(1, 3.0))))
+    assert duel("samplings", a, b).sampling == (1, 3.0)
+    assert duel("samplings", a, b).difference.value == pytest.approx(0.3)
 
 
 def test_only_steps_and_samplings_that_all_runs_have() -> None:

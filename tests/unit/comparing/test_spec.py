@@ -29,8 +29,6 @@ def test_points_by_hand() -> None:
     """Steps 50 and 100 of a run of 100, and step 400 not; at the last the whole grid, the main way of sampling first and once."""
     judging = Judging("p", ("s",), at=(50, 400), sampler_steps=20, guidance=3.0, also_sampler_steps=(1, 20), also_guidance=(1.0,))
     assert judging.points(100) == [(50, 20, 3.0), (100, 20, 3.0), (100, 1, 3.0), (100, 20, 1.0)]
-    wide = Judging("p", ("s",), also_at=(50,), sampler_steps=2, guidance=1.0, also_sampler_steps=(1,))
-    assert wide.points(100) == [(50, 2, 1.0), (50, 1, 1.0), (100, 2, 1.0), (100, 1, 1.0)]
 
 
 def test_factors_and_choices(tmp_path: Path) -> None:
@@ -172,6 +170,8 @@ def test_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None
         ({"method": "inpo", "settings": {"method.objective.betta": 1.0}}, "arms.a: method.objective.betta is not .*objective.beta'"),
         ({"method": "inpo", "settings": {"method.name": "sft"}}, "arms.a.settings: method.name='sft' is not"),
         ({"method": "inpo", "grid": {"method.objective.beta": ["xx"]}}, "must be a value, or a factor"),
+        ({"method": "inpo", "settings": {"train.keep_best": "validation.loss"}}, "arms.a: train.keep_best is set: in a comparison"),
+        ({"method": "inpo", "settings": {"train.early_stop": {"metric": "validation.loss"}}}, "arms.a: train.early_stop is set"),
         ({"method": "inpo", "grid": {"method.noising.compat": ["x2"]}}, "is a factor, but the arm's own value is None"),
     ],
 )
@@ -180,16 +180,21 @@ def test_an_arm_that_cannot_run_is_named(tmp_path: Path, arm: dict[str, Any], me
         Plan(load_comparison(write(tmp_path / "a.yaml", arms={"a": arm}))).trials("a")
 
 
-@pytest.mark.parametrize("key", ["at", "also_at"])
-def test_a_step_that_no_run_reaches(tmp_path: Path, key: str) -> None:
+def test_a_step_that_no_run_reaches(tmp_path: Path) -> None:
     """The longest of the arms decides: step 6 is a point of the one that trains 8, and of none when all train 4."""
-    file = write(tmp_path / "a.yaml", evaluation={**cast("dict[str, object]", TREE["evaluation"]), key: [2, 6]})
-    with pytest.raises(InputError, match=f"^evaluation.{key}=6 is reached by no arm: the longest trains 4 steps; leave it out$"):
+    file = write(tmp_path / "a.yaml", evaluation={**cast("dict[str, object]", TREE["evaluation"]), "at": [2, 6]})
+    with pytest.raises(InputError, match=r"^evaluation\.at=6 is reached by no arm: the longest trains 4 steps; leave it out$"):
         Plan(load_comparison(file))
     longer = arms(longer={"method": "inpo", "settings": {"train.steps": 8}})
-    longer_too = write(tmp_path / "b.yaml", evaluation={**cast("dict[str, object]", TREE["evaluation"]), key: [2, 6]}, arms=longer)
+    longer_too = write(tmp_path / "b.yaml", evaluation={**cast("dict[str, object]", TREE["evaluation"]), "at": [2, 6]}, arms=longer)
     steps = {name: [step for step, *_ in Plan(load_comparison(longer_too)).table(name, {})[0].keys] for name in ("inpo", "longer")}
     assert (6 in steps["inpo"], 6 in steps["longer"]) == (False, True)
+
+
+def test_nothing_is_chosen_on_prompts_that_are_judged(tmp_path: Path) -> None:
+    knobs = {**cast("dict[str, object]", TREE["knobs"]), "prompts": "world:heldout"}
+    with pytest.raises(InputError, match=r"knobs\.prompts='world:heldout' and evaluation.prompts='world:heldout' have 3 prompts in common"):
+        Plan(load_comparison(write(tmp_path / "a.yaml", knobs=knobs)))
 
 
 def test_unknown_comparisons(tmp_path: Path) -> None:

@@ -79,7 +79,6 @@ def test_the_value_is_the_difference_of_means_and_sides_may_be_swapped() -> None
     assert (found.value, other.value) == (2.0, -2.0)
     assert found.high == pytest.approx(-other.low, rel=0.1)
     assert (found.prompts, found.seeds) == (2, (2, 1))
-    assert found.clear is (found.low > 0)
 
 
 def test_a_prompt_without_a_score_in_some_run_is_left_out() -> None:

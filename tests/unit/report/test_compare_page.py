@@ -10,7 +10,7 @@ import pytest
 
 from inpo.comparing.tables import table
 from inpo.errors import InputError
-from inpo.evaluation.compared import Estimate, read_compared, write_compared
+from inpo.evaluation.compared import Compared, Duel, Estimate, read_compared, write_compared
 from inpo.methods import METHODS
 from inpo.report import build_report, compare
 from tests.synthetic_comparison import write_comparison
@@ -29,6 +29,47 @@ def test_the_headline_is_what_the_interval_allows(tmp_path: Path, gap: float, sa
     headline = page(tmp_path / "a").split("<h1>")[1].split("</h1>")[0]
     assert said in headline
     assert [name in headline for name in ("InPO", "Diffusion-DPO")] == [True, True]
+
+
+def changed_duels(found: Compared, **changes: object) -> list[Duel]:
+    return [dataclasses.replace(duel, **changes) for duel in found.duels]  # type: ignore[arg-type]
+
+
+def test_a_mean_that_few_prompts_carry_is_no_plain_lead(tmp_path: Path) -> None:
+    """Ahead in mean score while the pictures are preferred as often as not: the headline says both."""
+    found = write_comparison(tmp_path / "a", gap=0.002)
+    assert "not on most prompts" not in page(tmp_path / "a")
+    assert "60.0&nbsp;% of the time (55.0 – 65.0); on the median prompt the difference is +0.0010" in page(tmp_path / "a")
+    write_compared(tmp_path / "a", dataclasses.replace(found, duels=changed_duels(found, win_rate=Estimate(0.53, 0.46, 0.6))))
+    headline = page(tmp_path / "a").split("<h1>")[1].split("</h1>")[0]
+    assert headline.endswith("in mean score, but not on most prompts.")
+
+
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    """It is marked, not bold, not shaded, and no headline."""
+    found = write_comparison(tmp_path / "a", gap=0.002)
+    alone = dataclasses.replace(found.duels[0].difference, prompts_alone=True)
+    changed = dataclasses.replace(found, duels=changed_duels(found, difference=alone))
+    write_compared(tmp_path / "a", changed)
+    text = page(tmp_path / "a")
+    assert "cannot be told apart" in text.split("<h1>")[1].split("</h1>")[0]
+    assert "One training seed decides nothing" in text
+    matrices = text.split("Method against method</h2>")[1].split("Where the gain comes from")[0]
+    assert 'class="ahead"' not in matrices.split("<h2>")[0]
+    rows = "\n".join(table(changed)).split("less each other arm, mean score")[1].split("##")[0]
+    assert "+0.0020 [+0.0010, +0.0030] °" in rows
+    assert "**" not in rows
+
+
+def test_ways_of_sampling_are_set_against_one_another(tmp_path: Path) -> None:
+    """Not gain beside gain alone: paired differences, for every other way of sampling, on the page and in the table."""
+    found = write_comparison(tmp_path / "a", gap=0.002)
+    caption = "InPO less each other method, sampled in the same way"
+    body = page(tmp_path / "a").split(caption)[1].split("</table>")[0]
+    assert (body.count("<th scope=\"col\">"), body.count('class="ahead"')) == (3, 2 * 3)
+    lines = "\n".join(table(found)).split("at the ends, sampled otherwise")[1].split("##")[0].strip().splitlines()
+    assert lines[0] == "| against | 20 steps, guidance 1 | 1 steps, guidance 3 | 5 steps, guidance 3 |"
+    assert [line.count("**+0.0020 [+0.0010, +0.0030]**") for line in lines[2:]] == [3, 3]
 
 
 def test_every_arm_is_there_with_its_numbers(tmp_path: Path) -> None:
@@ -123,12 +164,15 @@ def test_a_curve_begins_at_the_base_where_its_runs_did(tmp_path: Path, elsewhere
     assert curve.band[0] == [*([] if elsewhere else [0.0]), *(gain.low for gain in gains)]
 
 
-@pytest.mark.parametrize(("low", "high", "said"), [(0.45, 0.52, False), (0.55, 0.7, True), (1.0, 1.0, True)])
-def test_a_control_that_fails_is_said(tmp_path: Path, low: float, high: float, said: bool) -> None:
-    """The base against itself should contain ½: where it does not, page and table say that small differences mean nothing."""
+@pytest.mark.parametrize(
+    ("low", "high", "gain", "said"), [(0.45, 0.52, 0.0, False), (0.55, 0.7, 0.0, True), (1.0, 1.0, 0.0, True), (0.45, 0.52, 0.02, True)]
+)
+def test_a_control_that_fails_is_said(tmp_path: Path, low: float, high: float, gain: float, said: bool) -> None:
+    """The base against itself should contain ½, and 0: where it does not, page and table say that small differences mean nothing."""
     found = write_comparison(tmp_path)
     again = dataclasses.replace(found.arms[-1], name="base-again")
-    last = dataclasses.replace(again.moments[-1], win_rate=Estimate((low + high) / 2, low, high))
+    won, gained = Estimate((low + high) / 2, low, high), Estimate(gain, gain - 0.01, gain + 0.01)
+    last = dataclasses.replace(again.moments[-1], win_rate=won, gain=gained)
     changed = dataclasses.replace(found, arms=[*found.arms, dataclasses.replace(again, moments=[*again.moments[:-1], last])])
     write_compared(tmp_path, changed)
     assert ("The control fails" in page(tmp_path)) is said

@@ -1,0 +1,68 @@
+"""Arms against one another: where their runs end, sampled so and otherwise, at equal steps, after equally many network image-forwards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Container, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from inpo.comparing.cells import Key
+from inpo.comparing.runs import Runs, estimate, outcomes, share
+from inpo.evaluation.compared import Duel, Estimate
+from inpo.evaluation.crossed import crossed_difference, crossed_mean
+from inpo.evaluation.winrate import Array
+
+
+def duels(rivals: Sequence[Runs], elsewhere: Container[str]) -> Iterator[Duel]:
+    """Every arm against every other; the first one at other steps and ways of sampling too. `elsewhere`: arms from another base."""
+    for a, b in itertools.combinations(rivals, 2):
+        yield _measured("last", a, b, (a.steps[-1], *a.main), (b.steps[-1], *b.main))
+        if a.arm not in elsewhere and b.arm not in elsewhere:
+            yield from _equal_forwards(a, b)
+    for a, b in [(rivals[0], other) for other in rivals[1:]]:
+        for step in sorted(set(a.steps) & set(b.steps)):
+            yield _measured("steps", a, b, (step, *a.main), (step, *b.main))
+        for way in sorted((_ways(a) & _ways(b)) - {a.main}, key=lambda way: (way[1], way[0])):
+            yield _measured("samplings", a, b, (a.steps[-1], *way), (b.steps[-1], *way))
+
+
+def _ways(runs: Runs) -> set[tuple[int, float]]:
+    """(sampler steps, guidance) under which all its runs were judged at their ends."""
+    return {point.key[1:] for point in runs.cells[0].points if point.step == runs.steps[-1] and runs.points(point.key) is not None}
+
+
+def _measured(kind: Literal["last", "samplings", "steps"], a: Runs, b: Runs, of_a: Key, of_b: Key) -> Duel:
+    left, right = a.table(of_a), b.table(of_b)
+    median = float(np.nanmedian(left.mean(axis=0) - right.mean(axis=0)))
+    found = _less(a, b, left, right)
+    return Duel(kind, a.arm, b.arm, (of_a[0], of_b[0]), of_a[1:], found, (len(left), len(right)), _won(a, b, of_a, of_b), median)
+
+
+def _equal_forwards(a: Runs, b: Runs) -> Iterator[Duel]:
+    """After as many as the cheaper one took in all; nothing where that is before the first point of the other.
+
+    Not where an arm starts elsewhere: what brought it there was paid in forwards too, which nobody has counted.
+    """
+    spent = min(runs.forwards(runs.steps[-1]) for runs in (a, b))
+    if all(runs.measured_by(spent) for runs in (a, b)):
+        found = _less(a, b, a.at_forwards(spent), b.at_forwards(spent))
+        yield Duel("forwards", a.arm, b.arm, (spent, spent), a.main, found, (len(a.cells), len(b.cells)))
+
+
+def _less(a: Runs, b: Runs, left: Array, right: Array) -> Estimate:
+    """Mean of `[seeds, prompts]` less mean of `[seeds, prompts]`.
+
+    Runs of one seed see the same pairs and draw the same times, so they are paired where two arms have the same seeds. Otherwise all
+    runs count, and seeds are taken for independent.
+    """
+    return estimate(crossed_mean(left - right) if a.seeds == b.seeds else crossed_difference(left, right))
+
+
+def _won(a: Runs, b: Runs, of_a: Key, of_b: Key) -> Estimate | None:
+    """How often the first one's picture has the higher score, seed by seed that both have."""
+    theirs = {cell.seed: cell.at(of_b) for cell in b.cells}
+    pairs = [(cell.at(of_a), theirs.get(cell.seed)) for cell in a.cells]
+    found = [outcomes(ours, other, a.scorer) for ours, other in pairs if ours is not None and other is not None]
+    return share(found) if found else None
