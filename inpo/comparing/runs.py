@@ -15,6 +15,9 @@ from inpo.evaluation.scores import PART
 from inpo.evaluation.winrate import Array
 from inpo.intervals import wilson
 
+WORST = 0.05
+"""The part of an arm's pictures whose mean gain says what harm it does."""
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -85,10 +88,11 @@ class Runs:
     def moment(self, step: int) -> Moment:
         """Everything at one step with the main way of sampling."""
         key = (step, *self.main)
-        by_run = np.nanmean(self.table(key) - self.base_row(key), axis=1)
+        gains = self.table(key) - self.base_row(key)
+        by_run = np.nanmean(gains, axis=1)
         second = self.second
         return Moment(
-            step, self.forwards(step), estimate(self.gain(key)), self.win_rate(key), [float(value) for value in by_run],
+            step, self.forwards(step), estimate(self.gain(key)), self.win_rate(key), [float(value) for value in by_run], worst(gains),
             None if second is None else estimate(self.gain(key, second)), None if second is None else self.win_rate(key, second),
         )  # fmt: skip
 
@@ -105,6 +109,12 @@ class Runs:
         names = [name for name in self.cells[0].points[0].scores if name.startswith(self.scorer + PART)]
         kept = [name for name in names if np.isfinite(self.table(key, name)).all(axis=0).any()]
         return {name.partition(PART)[2]: estimate(self.gain(key, name)) for name in kept}
+
+
+def worst(gains: Array) -> float:
+    """The mean of the smallest twentieth, of at least one number."""
+    known = np.sort(gains[np.isfinite(gains)])
+    return float(known[: max(1, round(WORST * len(known)))].mean())
 
 
 def outcomes(ours: Point, theirs: Point, scorer: str) -> Array:

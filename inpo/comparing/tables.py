@@ -12,7 +12,7 @@ from inpo.comparing.spec import BASE
 from inpo.comparing.state import State
 from inpo.console import say
 from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, write_compared
-from inpo.evaluation.summary import SUMMARY, MethodSummary, Part, SecondScorer, write_summary
+from inpo.evaluation.summary import AGAIN, SUMMARY, MethodSummary, Part, SecondScorer, write_summary
 from inpo.files import replacing
 from inpo.report import build_report
 from inpo.training.environment import write_environment
@@ -73,7 +73,8 @@ def table(found: Compared) -> Iterator[str]:
     yield (
         f"Judged by {found.scorer} on {found.prompts} prompts ({found.prompt_set}), {steps} sampler steps, guidance {guidance:g}. Gains "
         "are differences in mean score to the base under the same noise; intervals of 95 % are over prompts and training seeds, and bold "
-        f"where they exclude 0. {ALONE} is one training seed: an interval over prompts alone, which decides nothing.\n"
+        "where they exclude 0; the worst twentieth is the mean gain of the pictures that lost most (a picture of the base's own under "
+        f"other noise loses too: {AGAIN}). {ALONE} is one training seed: an interval over prompts alone, which decides nothing.\n"
     )
     yield from _rows(found)
     first = next((arm for arm in found.arms if not arm.control and arm.moments), None)
@@ -87,17 +88,17 @@ def table(found: Compared) -> Iterator[str]:
 
 def _rows(found: Compared) -> Iterator[str]:
     second = f"{found.second}, win rate" if found.second else "second scorer"
-    yield f"| arm | seeds | steps | network image-forwards | mean gain | win rate | {second} | drift of weights |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield f"| arm | seeds | steps | network image-forwards | mean gain | worst twentieth | win rate | {second} | drift of weights |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for arm in sorted(found.arms, key=lambda arm: (arm.control, -(arm.last.gain.value if arm.last else -1.0))):
         last = arm.last
         if last is None:
-            yield f"| {arm.name} | 0 of {arm.wanted} | {arm.steps} | | | | | |"
+            yield f"| {arm.name} | 0 of {arm.wanted} | {arm.steps} | | | | | | |"
             continue
         seeds = f"{len(arm.seeds)}" + (f" of {arm.wanted}" if len(arm.seeds) < arm.wanted else "")
         drift = f"{arm.training['drift']:.2e}" if "drift" in arm.training else ""
         name = f"{arm.name} (control)" if arm.control else arm.name
-        cells = (signed(last.gain), rate(last.win_rate), rate(last.second_win_rate), drift)
+        cells = (signed(last.gain), f"{last.worst:+.4f}", rate(last.win_rate), rate(last.second_win_rate), drift)
         yield f"| {name} | {seeds} | {last.step} | {last.forwards:,.0f} | {' | '.join(cells)} |"
 
 

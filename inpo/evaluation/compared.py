@@ -42,7 +42,8 @@ class Estimate:
 class Moment:
     """An arm's runs at one training step, against the base under the same noise. `forwards`: network image-forwards of training by then.
 
-    `gain`: in mean score, `runs` by seed; `second_gain`: by the second scorer.
+    `gain`: in mean score, `runs` by seed; `second_gain`: by the second scorer; `worst`: mean gain of the worst twentieth of the
+    pictures (prompts of each run), the harm that a mean hides.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Moment:
     gain: Estimate
     win_rate: Estimate
     runs: list[float]
+    worst: float
     second_gain: Estimate | None = None
     second_win_rate: Estimate | None = None
 

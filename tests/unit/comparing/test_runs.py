@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from inpo.comparing.cells import Cell, Point
 from inpo.comparing.duels import duels
-from inpo.comparing.runs import Runs
+from inpo.comparing.runs import Runs, worst
 from inpo.evaluation.compared import Duel, Estimate
 
 MAIN = (20, 3.0)
@@ -48,6 +49,15 @@ def test_gains_and_win_rates_by_hand() -> None:
     assert moment.second_gain is not None
     assert moment.second_gain.value == pytest.approx(1.5)
     assert found.parts()["size"].value == pytest.approx(0.075)
+    assert moment.worst == pytest.approx(-0.2)
+
+
+def test_the_worst_twentieth() -> None:
+    """Two of forty gains, wherever they stand; what is not a number does not count."""
+    gains = np.full((2, 20), 0.1)
+    gains[0, 3], gains[1, 7] = -0.5, -0.3
+    assert worst(gains) == pytest.approx(-0.4)
+    assert worst(np.array([[math.nan, 0.2, 0.1]])) == pytest.approx(0.1)
 
 
 def test_scores_between_points_lie_on_straight_lines() -> None:

@@ -84,6 +84,7 @@ def test_every_arm_is_there_with_its_numbers(tmp_path: Path) -> None:
     assert text.count('<tr class="chosen">') == len(METHODS)
     assert text.count("data:image/png;base64,") == len(METHODS) + 2
     assert "3 of 8" in rows
+    assert rows.count('<td data-label="Worst 5 %">−0.0321</td>') == len(found.arms)
     assert "as chosen for InPO" in text
 
 
