@@ -34,10 +34,20 @@ def _ways(runs: Runs) -> set[tuple[int, float]]:
 
 
 def _measured(kind: Literal["last", "samplings", "steps"], a: Runs, b: Runs, of_a: Key, of_b: Key) -> Duel:
+    a, b = _paired(a, b)
     left, right = a.table(of_a), b.table(of_b)
     median = float(np.nanmedian(left.mean(axis=0) - right.mean(axis=0)))
     found = _less(a, b, left, right)
     return Duel(kind, a.arm, b.arm, (of_a[0], of_b[0]), of_a[1:], found, (len(left), len(right)), _won(a, b, of_a, of_b), median)
+
+
+def _paired(a: Runs, b: Runs) -> tuple[Runs, Runs]:
+    """The runs of the seeds that both have, where those are all that one of them has; else the two as they are.
+
+    Runs of one seed see the same pairs and draw the same times: what luck they share drops out of their difference.
+    """
+    common = set(a.seeds) & set(b.seeds)
+    return (a.of(common), b.of(common)) if len(common) == min(len(a.seeds), len(b.seeds)) else (a, b)
 
 
 def _equal_forwards(a: Runs, b: Runs) -> Iterator[Duel]:
@@ -47,16 +57,13 @@ def _equal_forwards(a: Runs, b: Runs) -> Iterator[Duel]:
     """
     spent = min(runs.forwards(runs.steps[-1]) for runs in (a, b))
     if all(runs.measured_by(spent) for runs in (a, b)):
+        a, b = _paired(a, b)
         found = _less(a, b, a.at_forwards(spent), b.at_forwards(spent))
         yield Duel("forwards", a.arm, b.arm, (spent, spent), a.main, found, (len(a.cells), len(b.cells)))
 
 
 def _less(a: Runs, b: Runs, left: Array, right: Array) -> Estimate:
-    """Mean of `[seeds, prompts]` less mean of `[seeds, prompts]`.
-
-    Runs of one seed see the same pairs and draw the same times, so they are paired where two arms have the same seeds. Otherwise all
-    runs count, and seeds are taken for independent.
-    """
+    """Mean of `[seeds, prompts]` less mean of `[seeds, prompts]`, run by run where the seeds are the same, else taken for independent."""
     return estimate(crossed_mean(left - right) if a.seeds == b.seeds else crossed_difference(left, right))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +50,10 @@ class Runs:
     def seeds(self) -> list[int]:
         """Of training."""
         return [cell.seed for cell in self.cells]
+
+    def of(self, seeds: Container[int]) -> Runs:
+        """Those of these seeds alone."""
+        return dataclasses.replace(self, cells=tuple(cell for cell in self.cells if cell.seed in seeds))
 
     def forwards(self, step: int) -> float:
         """Network image-forwards of training up to a step, the mean over the runs."""

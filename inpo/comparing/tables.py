@@ -79,7 +79,7 @@ def table(found: Compared) -> Iterator[str]:
     yield from _rows(found)
     first = next((arm for arm in found.arms if not arm.control and arm.moments), None)
     if first is not None:
-        yield f"\n## {first.name} less each other arm, mean score, paired by prompt\n"
+        yield f"\n## {first.name} less each other arm, mean score, paired by prompt and by training seed\n"
         yield from _differences(first, found)
         yield from _sampled_differences(first, found)
     yield from _samplings(found)

@@ -32,6 +32,8 @@ _NAMES = {
     "inversion-dpo": "Inversion-DPO",
     "base-again": "Base again",
     "inpo-shuffled": "InPO, shuffled labels",
+    "inpo-drawn-start": "InPO, drawn start",
+    "diffusion-dpo-2000": "Diffusion-DPO, 2000 steps",
 }
 
 _CONTROLS = {

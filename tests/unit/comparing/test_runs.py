@@ -98,6 +98,10 @@ def test_runs_of_equal_seeds_are_paired() -> None:
     assert apart.difference.value == pytest.approx(0.1)
     assert apart.difference.verdict == "level"
     assert (found.win_rate is None, apart.win_rate) == (False, None)
+    # Of three runs, one of another luck, those two are taken whose seeds the other arm has too.
+    third = cell(point(4, [0.2] * 4, forwards=8), seed=2)
+    among = duel("last", runs(*ours, third), runs(*theirs))
+    assert (among.difference, among.seeds) == (found.difference, (2, 2))
 
 
 def test_a_mean_that_few_prompts_carry() -> None:
