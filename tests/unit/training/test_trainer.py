@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from inpo.errors import InputError, RunFault
 from inpo.methods import INPO
 from inpo.objectives import Dpo
-from inpo.training import OptimizerConfig
+from inpo.training import OptimizerConfig, tally
 from inpo.training.stop import Stop
 from inpo.training.trainer import Trainer
 from inpo.types import Condition, Denoising, PairBatch
@@ -235,6 +235,20 @@ def test_a_first_step_of_ties_is_said_to_be_one() -> None:
     with pytest.raises(RunFault, match=r"in the first step, is every pair a tie \(data\.ties=half\)"):
         trainer(Undecided()).step_once(0)
     assert trainer(Undecided(), subject=moved_subject()).step_once(1).line["grad_norm"] > 0
+
+
+def test_ties_of_any_process_are_left_out_of_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one process has ties alone, and the other has pairs that the policy gets right or wrong: theirs is the step's accuracy."""
+    alone = trainer(subject=moved_subject(), use=settings(pairs_per_step=9), name="diffusion-dpo").step_once(1).line
+    assert 0 < alone["implicit_accuracy"] < 1
+    ties, told = trainer(Undecided(), subject=moved_subject(), use=settings(pairs_per_step=9), name="diffusion-dpo"), []
+    assert ties.step_once(1).line["implicit_accuracy"] is None
+    monkeypatch.setattr(tally, "gather_rows", lambda vector, device: told.append(vector) or torch.stack(told))
+    for loader in (MemoryLoader(), Undecided()):
+        line = trainer(loader, subject=moved_subject(), use=settings(pairs_per_step=9), name="diffusion-dpo").step_once(1).line
+    assert line["implicit_accuracy"] == alone["implicit_accuracy"]
+    assert math.isclose(line["margin"], alone["margin"])
+    assert "labelled" not in line
 
 
 def test_clipping_bounds_the_step_and_not_the_report() -> None:
