@@ -29,10 +29,11 @@ def to_x_0_and_eps(kind: Prediction, x_t: Tensor, prediction: Tensor, level: Lev
     if kind == "flow":
         return x_t - sigma * prediction, x_t + alpha * prediction
     if kind == "epsilon":
-        if bool((alpha == 0).any()):
+        # Asked of the level, which lies on the CPU: its copy beside the latents would be waited for.
+        if bool((level.alpha == 0).any()):
             raise ValueError("alpha_t = 0 with ε-prediction: x_0 cannot be recovered; zero-terminal-SNR checkpoints predict v")
         return (x_t - sigma * prediction) / alpha, prediction
-    if bool((sigma == 0).any()):
+    if bool((level.sigma == 0).any()):
         raise ValueError("x_0-prediction has no ε at the clean node, where sigma = 0")
     return prediction, (x_t - alpha * prediction) / sigma
 

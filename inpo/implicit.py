@@ -62,7 +62,7 @@ class ImplicitReward:
         single = PairBatch(x_0[rows], None, condition[rows], torch.ones(walks), ("",) * walks)
         walker = self.reference if noising.inverter == "reference" else self.policy
         noise = PairNoise(seed_for("implicit reward"), 0, tuple(range(walks)))
-        points = noising(walker, single, self.t[:walks].to(x_0.device), noise, lose=False, batch_pairs=self.batch)
+        points = noising(walker, single, self.t[:walks], noise, lose=False, batch_pairs=self.batch)
         # A walk's points stand together: the first point of each walk, then the second of each.
         return points[torch.arange(self.times).view(walks, -1).T.flatten()]
 

@@ -47,7 +47,8 @@ class Noising(Protocol):
     def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
         """`t`: `[B]`, one time per pair, shared by winner and loser; further points of a pair are at nodes of its own walk.
 
-        `lose=False` leaves the losers out; single pictures have none.
+        `t` lies on the CPU wherever the pairs are, as do levels, k and draws: grids are worked out without waiting for the device, and
+        all devices walk the same ones. `lose=False` leaves the losers out; single pictures have none.
         `batch_pairs` bounds how many pairs go through the network together; results do not depend on it.
         """
 

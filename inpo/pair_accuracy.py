@@ -88,7 +88,7 @@ def measure_accuracy(job: PairScoring, out: Path, *, force: bool = False) -> Acc
     while group := list(islice(records, TOGETHER)):
         _check_pairs(judges, group)
         kept.add(judges, group)
-        pairs += [pair.id for pair in group]
+        pairs += [_key(pair) for pair in group]
         progress(len(pairs), min(job.limit, len(opened.rows)))
     if not pairs:
         raise InputError(f"--pairs {job.pairs}: there is no pair")
@@ -164,16 +164,27 @@ def _open_held_out(run: AlignedRun, job: PairScoring) -> _Opened:
     return _Opened(source, rows, of_world=False)
 
 
+Key = tuple[str, str]
+"""A judgement of two pictures: the pair's id, which does not know who won, and the sha256 of the preferred picture's bytes."""
+
+
+def _key(pair: PairRecord) -> Key:
+    return pair.id, hashlib.sha256(pair.win).hexdigest()
+
+
 class _Kept:
-    """Scores by scorer's spec and pair, in a file that grows; half a line at its end, of a call that was killed, is left out."""
+    """Scores by scorer's spec and judgement, in a file that grows; half a line at its end, of a call that was killed, is left out.
+
+    So are lines of a version that wrote no `winner`: whoever labelled the pair anew since then would read them the wrong way round.
+    """
 
     def __init__(self, path: Path, *, force: bool) -> None:
         self._path = path
-        self._known: dict[tuple[str, str], tuple[Scores, Scores]] = {}
+        self._known: dict[tuple[str, Key], tuple[Scores, Scores]] = {}
         text = path.read_text(encoding="utf-8") if path.exists() and not force else ""
         whole_lines = [line for line in text.split("\n") if _parsed(line)]
         for line in map(_parsed, whole_lines):
-            self._known[str(line["spec"]), str(line["pair"])] = line["win"], line["lose"]
+            self._known[str(line["spec"]), (str(line["pair"]), str(line["winner"]))] = line["win"], line["lose"]
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             partial.write_text("".join(f"{line}\n" for line in whole_lines), encoding="utf-8")
@@ -182,18 +193,19 @@ class _Kept:
         """Asks each scorer for the pairs that it has not judged yet, and writes them down."""
         for judge in judges:
             spec = _spec(judge)
-            missing = [pair for pair in group if (spec, pair.id) not in self._known]
+            missing = [pair for pair in group if (spec, _key(pair)) not in self._known]
             if not missing:
                 continue
             with self._path.open("a", encoding="utf-8") as file:
                 for pair, (win, lose) in zip(missing, _scores(judge, missing), strict=True):
-                    self._known[spec, pair.id] = win, lose
-                    line = {"pair": pair.id, "spec": spec, "scorer": judge.name, "win": win, "lose": lose}
+                    key = _key(pair)
+                    self._known[spec, key] = win, lose
+                    line = {"pair": key[0], "winner": key[1], "spec": spec, "scorer": judge.name, "win": win, "lose": lose}
                     file.write(json.dumps(line) + "\n")
 
-    def gaps(self, judge: Scorer, pair: str) -> list[float]:
+    def gaps(self, judge: Scorer, key: Key) -> list[float]:
         """The preferred picture's scores less the other's; not a number where one of them has none."""
-        win, lose = self._known[_spec(judge), pair]
+        win, lose = self._known[_spec(judge), key]
         return [math.nan if w is None or l is None else w - l for w, l in zip(win, lose, strict=True)]
 
 
@@ -203,7 +215,7 @@ def _parsed(line: str) -> Mapping[str, Any]:
         value = json.loads(line)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) and {"spec", "pair", "win", "lose"} <= set(value) else {}
+    return value if isinstance(value, dict) and {"spec", "pair", "winner", "win", "lose"} <= set(value) else {}
 
 
 def _spec(judge: Scorer) -> str:

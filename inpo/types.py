@@ -82,9 +82,9 @@ class PairBatch:
 
     def __getitem__(self, rows: Sequence[int]) -> PairBatch:
         ids = tuple(self.ids[i] for i in rows)
-        index = torch.as_tensor(rows, device=self.win.device)
+        index, own = (torch.as_tensor(rows, device=device) for device in (self.win.device, self.preference.device))
         lose = None if self.lose is None else self.lose[index]
-        return PairBatch(self.win[index], lose, self.condition[index], self.preference[index.to(self.preference.device)], ids)
+        return PairBatch(self.win[index], lose, self.condition[index], self.preference[own], ids)
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same pairs on another device."""

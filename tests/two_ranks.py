@@ -19,6 +19,7 @@ from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError, RunFault
 from inpo.methods import method
 from inpo.noising import Inversion
+from inpo.training import distributed
 from inpo.training.distributed import on_main
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
@@ -46,9 +47,11 @@ class BrokenLoader(MemoryLoader):
 
 
 def gradients(folder: Path) -> object:
-    """The gradient of one step in both precisions, cut in two ways."""
+    """The gradient of one step in both precisions, cut in two ways, and added up in several buckets."""
+    whole, distributed.BUCKET_NUMBERS = distributed.BUCKET_NUMBERS, 300
     for name, dtype in (("fp64", torch.float64), ("fp32", torch.float32)):
         save_file(gradient("inpo", dtype, micro_batch_pairs=5, inversion_batch_pairs=3), folder / f"{name}-{RANK}.safetensors")
+    distributed.BUCKET_NUMBERS = whole
     # 7 pairs on two processes: one has a pair more.
     made = trainer(use=settings(pairs_per_step=7, micro_batch_pairs=2))
     shared = replace(method("inpo"), noising=Inversion(times_per_trajectory=4))

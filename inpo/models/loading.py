@@ -12,7 +12,7 @@ from inpo.models.adapted import AdaptedModel
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.denoiser import HALF
 from inpo.models.families import VAE
-from inpo.models.lora import attach, merge_file
+from inpo.models.lora import attach, measure_magnitudes, merge_file
 from inpo.models.model import Model
 from inpo.models.modules import load_module
 from inpo.models.parts import Parts, examine
@@ -41,7 +41,10 @@ def load(config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora 
     encoder = wiring.encoder(vae, load_towers(parts, device), parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
     policy = wiring.denoiser(network, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
     whole = Model(policy.to(device).eval(), encoder, parts.family, parts.folder, parts.scheduler_config)
-    return AdaptedModel.of(whole, lora, base=config, read_base=functools.partial(load_network, parts)) if lora else whole
+    if not lora:
+        return whole
+    measure_magnitudes(network)
+    return AdaptedModel.of(whole, lora, base=config, read_base=functools.partial(load_network, parts))
 
 
 def load_network(parts: Parts) -> nn.Module:

@@ -51,21 +51,33 @@ def attach(network: nn.Module, lora: Lora, *, seed: int, attention: Sequence[str
         inject_adapter_in_model(config, network, _ADAPTER)
     for name, layer in adapted_layers(network).items():
         _prepare(layer, seed, name)
+    measure_magnitudes(network)
 
 
 @torch.no_grad()
 def _prepare(layer: LoraLayer, seed: int, name: str) -> None:
     """peft's initialisation from our seed, and in fp32 whatever the frozen weight is stored in."""
-    down, up = layer.lora_A[_ADAPTER].float(), layer.lora_B[_ADAPTER].float()
+    down, _ = layer.lora_A[_ADAPTER].float(), layer.lora_B[_ADAPTER].float()
     noise = torch.rand(down.weight.shape, generator=torch_rng(seed, "lora", name))
     down.weight.copy_((2 * noise - 1) * down.weight[0].numel() ** -0.5)
     if _ADAPTER not in layer.lora_magnitude_vector:
         # Autocast rounds what it must; peft would widen the input first, for nothing.
         layer.cast_input_dtype_enabled = False
         return
-    dora = layer.lora_magnitude_vector[_ADAPTER]
-    _measure_in_fp32(dora)
-    dora.update_layer(base_layer=layer.get_base_layer(), lora_A=down.weight, lora_B=up.weight, scaling=layer.scaling[_ADAPTER])
+    _measure_in_fp32(layer.lora_magnitude_vector[_ADAPTER])
+
+
+def measure_magnitudes(network: nn.Module) -> None:
+    """Sets each DoRA magnitude to the norm that it is divided by, where the network is now; nothing under LoRA.
+
+    To be called again after a move, before anything is trained: another device adds in another order, and one last bit in every layer
+    is a policy that is not its reference.
+    """
+    for layer in adapted_layers(network).values():
+        if _ADAPTER in layer.lora_magnitude_vector:
+            down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+            dora, scaling = layer.lora_magnitude_vector[_ADAPTER], layer.scaling[_ADAPTER]
+            dora.update_layer(base_layer=layer.get_base_layer(), lora_A=down, lora_B=up, scaling=scaling)
 
 
 def _measure_in_fp32(dora: DoraLinearLayer) -> None:

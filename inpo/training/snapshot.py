@@ -20,6 +20,7 @@ from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, 
 from inpo.training.scaling import LossScale
 from inpo.training.settings import OptimizerName
 from inpo.training.subject import Subject
+from inpo.types import scorer_kind
 
 SCHEMA = 1
 STATE, OPTIMIZER, POLICY = "state.json", "optimizer.safetensors", "policy"
@@ -31,7 +32,8 @@ FREE_KEYS = frozenset({
     "train.early_stop.patience", "train.early_stop.min_delta",
     "report_to", "output.format", "model.gradient_checkpointing", "data.path", "data.root", "data.verify", "data.max_rejected_fraction",
 })  # fmt: skip
-"""What may change when a run is resumed: it moves no number beyond rounding. Where pairs lie is free because what they are is not."""
+"""What may change when a run is resumed: it moves no number beyond rounding. Where pairs lie is free because what they are is not; nor
+is which scorer judges them, but where it lies: the pairs' fingerprint knows its weights."""
 
 
 def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -45,6 +47,8 @@ def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 def binding(config: Mapping[str, object]) -> dict[str, object]:
     """The settings that a checkpoint and its continuation must share. A constant learning rate does not care how long the run is."""
     rows = flat(config)
+    if isinstance(scorer := rows.get("data.scorer"), str):
+        rows["data.scorer"] = scorer_kind(scorer)
     free = FREE_KEYS | ({"train.steps"} if rows.get("optimizer.schedule") == "constant" else set())
     return {key: value for key, value in sorted(rows.items()) if key not in free}
 

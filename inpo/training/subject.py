@@ -19,9 +19,7 @@ class Subject:
 
     `save_policy(folder)`, `load_policy(folder)`: into and out of an existing folder, without rounding and without pickle;
     loading is in place. A reference that is no module of its own (an adapter switched off) must ask the policy's module,
-    where its evaluations are counted. `dtype`: what both compute in; with "fp16" the loss is scaled. `identity_tolerance`: how
-    far the margin u may be from 0 before the first step, where policy and reference are the same network, and a gain if that is more
-    than it may be anyway; None: `dtype`'s own, for the same kernels on both sides (`checks.IDENTITY_TOLERANCE`).
+    where its evaluations are counted. `dtype`: what both compute in; with "fp16" the loss is scaled.
     """
 
     policy: nn.Module
@@ -29,7 +27,6 @@ class Subject:
     save_policy: Callable[[Path], None]
     load_policy: Callable[[Path], None]
     dtype: Dtype = "fp32"
-    identity_tolerance: float | None = None
 
     def reference_sha256(self) -> str | None:
         """Hex digest of what never changes in a run: the reference's weights, or the policy's frozen ones; None where there are neither.

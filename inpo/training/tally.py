@@ -16,9 +16,12 @@ from inpo.types import Noised, NoisedPairs, PairBatch
 BUCKETS = 10
 """Tenths of the path from data to noise. For the paper's N = 10 a pair's tenth is its number of inversion steps, k(t)."""
 
+LABELLED = "labelled"
 COLUMNS = (
     "loss", "implicit_accuracy", "margin", "win_error", "lose_error", "ref_win_error", "ref_lose_error", "tau_rms_win", "tau_rms_lose",
+    LABELLED,
 )  # fmt: skip
+"""What is added up over pairs. The last counts those with a preferred picture, and is no number of a line: the accuracy is of them."""
 CHECKED = ("clean latent", "noised latent", "target", "policy's prediction", "reference's prediction", "loss")
 """In the order of cause and effect: the first that is not finite is the one to look at."""
 
@@ -46,9 +49,11 @@ def measure(pairs: PairBatch, noised: NoisedPairs, result: StepResult, objective
     win, lose = result.win, result.lose
     absent = torch.full_like(result.losses.detach(), math.nan)
     u = objective.margin(win, lose)
+    # Of a tie that is kept, the winner is only whichever picture is stored as such.
+    decided = noised.preference.to(absent) != 0.5
     values = {
         "loss": result.losses.detach(),
-        "implicit_accuracy": absent if u is None else (u > 0) + 0.5 * (u == 0),
+        "implicit_accuracy": absent if u is None else decided * ((u > 0) + 0.5 * (u == 0)),
         "margin": absent if u is None else u,
         "win_error": win.error,
         "lose_error": absent if lose is None else lose.error,
@@ -57,6 +62,7 @@ def measure(pairs: PairBatch, noised: NoisedPairs, result: StepResult, objective
         # Mean squares until the step is averaged: the root of a mean is what an rms over pairs is.
         "tau_rms_win": _mean_square(noised.win.tau),
         "tau_rms_lose": absent if noised.lose is None else _mean_square(noised.lose.tau),
+        LABELLED: decided,
     }
     return PairRows(torch.stack([values[name].to(absent) for name in COLUMNS], dim=1), _not_finite(pairs, noised, result))
 
@@ -174,9 +180,19 @@ def first_not_finite(local: Local) -> tuple[str, list[tuple[str, float]]]:
     return CHECKED[first], [(pair, t) for stage, pair, t in everywhere if stage == first]
 
 
+def labelled(sums: Tensor) -> int:
+    """How many of the pairs that were added up have a preferred picture. `sums`: `[COLUMNS]`."""
+    return round(float(sums[COLUMNS.index(LABELLED)]))
+
+
 def means(sums: Tensor, count: int) -> dict[str, float | None]:
-    """Averages over `count` pairs by name, None where the method has no such value. `sums`: `[COLUMNS]`."""
-    values = dict(zip(COLUMNS, (sums / count).tolist(), strict=True))
+    """Averages over `count` pairs by name, None where the method has no such value. `sums`: `[COLUMNS]`.
+
+    The accuracy is over the labelled ones, and None where all are ties.
+    """
+    values, pairs = dict(zip(COLUMNS, (sums / count).tolist(), strict=True)), labelled(sums)
+    del values[LABELLED]
+    values["implicit_accuracy"] = float(sums[COLUMNS.index("implicit_accuracy")]) / pairs if pairs else math.nan
     for name in ("tau_rms_win", "tau_rms_lose"):
         values[name] = math.sqrt(values[name])
     return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -18,7 +18,7 @@ from inpo.training.memory import told_as_fault
 from inpo.training.settings import TrainConfig
 from inpo.training.step import preference_step
 from inpo.training.stop import StepDropped
-from inpo.training.tally import BUCKETS, COLUMNS, PairRows, bucket_sums, means, measure
+from inpo.training.tally import BUCKETS, COLUMNS, PairRows, bucket_sums, labelled, means, measure
 from inpo.types import PairBatch
 
 Row = dict[str, float | int | None]
@@ -105,7 +105,7 @@ class Validation:
 def _row(sums: Tensor, count: int) -> Row:
     row: Row = {name: value if value is not None and math.isfinite(value) else None for name, value in means(sums, count).items()}
     accuracy = row["implicit_accuracy"]
-    low, high = (None, None) if accuracy is None else wilson(accuracy, count)
+    low, high = (None, None) if accuracy is None else wilson(accuracy, labelled(sums))
     drifts = {f"{side}_drift": _difference(row, f"{side}_error", f"ref_{side}_error") for side in ("win", "lose")}
     return {**row, "implicit_accuracy_low": low, "implicit_accuracy_high": high, **drifts}
 

@@ -151,13 +151,13 @@ def test_second_order_solvers_are_of_second_order(solver: Solver, steps: tuple[i
     assert all(error < reference / 3 for error, reference in zip(errors, euler, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
-@pytest.mark.parametrize("solver", [Solver(), Solver(order=2)], ids=str)
-def test_prediction_types_walk_the_same_path(kind: Prediction, solver: Solver) -> None:
+@pytest.mark.parametrize("solver", [Solver(), Solver(order=2), Solver(corrector_steps=1)], ids=str)
+def test_prediction_types_walk_the_same_path(solver: Solver) -> None:
     """The perfect ε- and v-networks of one Gaussian give the same x_t, except where the clean node is asked at index 0."""
     schedule, t = sd_schedule(), torch.full((8,), 430)
     x_0 = gaussian(schedule).sample(8, torch.Generator().manual_seed(3))
-    ends = [ddim.invert(gaussian(schedule, p), x_0, path(schedule, t, 50), condition(8), solver=solver) for p in ("epsilon", kind)]  # type: ignore[arg-type]
+    kinds: tuple[Prediction, ...] = ("epsilon", "v_prediction")
+    ends = [ddim.invert(gaussian(schedule, kind), x_0, path(schedule, t, 50), condition(8), solver=solver) for kind in kinds]
     torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=0.02)
 
 

@@ -161,6 +161,34 @@ def test_the_batch_changes_nothing() -> None:
             assert torch.allclose(replace(judge, batch=batch).by_time(x_0, condition(1)), whole, rtol=0, atol=1e-13)
 
 
+@dataclass
+class Elsewhere:
+    """A network on a device without numbers: nothing that is decided on the way may need them."""
+
+    schedule: Schedule
+    prediction: Prediction
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return x_t * t.to(x_t.device).view(-1, 1, 1, 1) + condition.tensors["prompt"].view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noising", [
+    Forward(), Inversion(), Inversion(inversion_steps=7), Inversion(eta=0.5), Inversion(order=2), Inversion(times_per_trajectory=3),
+    Inversion(t_range=(0.0, 0.5)), InversionStep(), InversionStep(inversion_steps=7), Inversion(compat="inpo-release"),
+], ids=str)  # fmt: skip
+def test_times_stay_on_the_cpu(kind: Prediction, noising: Noising) -> None:
+    """Latents on torch's meta device stand for an accelerator: it refuses to meet the CPU's vectors, or to say what its numbers are."""
+    if kind == "flow" and isinstance(noising, Inversion) and noising.compat:
+        pytest.skip("the released grid is one of whole times")
+    network = Elsewhere(path(kind), kind)
+    judge = ImplicitReward(network, network, noising)
+    points = judge._points(X_0.to("meta"), condition(1).to("meta"))
+    assert {each.device.type for each in (points.win.x_t, points.win.target, points.win.tau)} == {"meta"}
+    assert points.win.t.device.type == "cpu"
+    torch.testing.assert_close(points.win.t, judge.t)
+
+
 @pytest.mark.parametrize("schedule", [sd_schedule(), flow_schedule()])
 @pytest.mark.parametrize("count", [1, 4, 10, 30])
 def test_each_part_of_the_path_is_looked_at_in_its_middle(schedule: Schedule, count: int) -> None:

@@ -103,6 +103,44 @@ def test_what_was_scored_is_kept(judges: dict[str, Brightness], pairs: Path, tmp
     assert judge.shown == 18
 
 
+def judged(path: Path, *labels: float) -> Path:
+    """Rows that judge the same two pictures for the same caption, 200 against 100 bright; a label of 1 prefers the brighter one."""
+    pictures = {"jpg_0": flat(200), "jpg_1": flat(100), "caption": "a cat"}
+    return making.write(path, [making.row(i, **pictures, label_0=label, label_1=1 - label) for i, label in enumerate(labels)])
+
+
+@pytest.mark.usefixtures("judges")
+def test_a_pair_that_was_judged_both_ways_is_right_once(tmp_path: Path) -> None:
+    """Both rows have one id. Whoever prefers the brighter picture agrees with one of them: ½, with gaps that cancel."""
+    found = measure(judged(tmp_path / "pairs.parquet", 1.0, 0.0), "bright", "timed", out=tmp_path / "a.json")
+    assert [(scorer.overall.accuracy, scorer.overall.gap) for scorer in found.scorers.values()] == [(0.5, 0.0), (0.5, 0.0)]
+    assert (found.n, [part.agreement.accuracy for part in found.scorers["timed"].by_t]) == (2, [0.5, 0.5])
+
+
+def test_a_pair_that_was_labelled_anew_is_judged_by_its_new_label(judges: dict[str, Brightness], tmp_path: Path) -> None:
+    """The second call, of the same file and `out`, finds scores of the other orientation; a third one asks nobody."""
+    before = measure(judged(tmp_path / "pairs.parquet", 1.0), "bright", out=tmp_path / "a.json").scorers["bright"]
+    after = measure(judged(tmp_path / "pairs.parquet", 0.0), "bright", out=tmp_path / "a.json").scorers["bright"]
+    assert (before.overall.accuracy, after.overall.accuracy) == (1.0, 0.0)
+    assert before.overall.gap == -after.overall.gap > 0
+    shown = judges["bright"].shown
+    measure(judged(tmp_path / "pairs.parquet", 1.0), "bright", out=tmp_path / "a.json")
+    assert judges["bright"].shown == shown
+
+
+def test_scores_without_a_winner_are_not_read(judges: dict[str, Brightness], pairs: Path, tmp_path: Path) -> None:
+    """Lines of an earlier version may be of either orientation: they are scored again, and leave the file."""
+    first, kept = measure(pairs, "bright", out=tmp_path / "a.json"), tmp_path / "a.pairs.jsonl"
+    old = [json.loads(line) for line in kept.read_text().splitlines()]
+    for line in old:
+        del line["winner"]
+        line["win"], line["lose"] = line["lose"], line["win"]
+    kept.write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert measure(pairs, "bright", out=tmp_path / "a.json") == first
+    assert judges["bright"].shown == 16
+    assert all("winner" in json.loads(line) for line in kept.read_text().splitlines())
+
+
 @pytest.mark.usefixtures("judges")
 def test_only_as_many_as_asked_for(pairs: Path, tmp_path: Path) -> None:
     assert measure(pairs, "bright", out=tmp_path / "a.json", limit=2).n == 2

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,21 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from inpo import compose
 from inpo.errors import InputError
-from inpo.models.config import Lora
+from inpo.methods import METHODS
+from inpo.models.config import Lora, ModelConfig
+from inpo.models.loading import load
 from inpo.models.lora import ADAPTER_FILE, AdaptersOff, adapted_layers, adapter_weights, attach, merge, read_adapter, write_adapter
 from inpo.models.stable_diffusion import PROMPT, StableDiffusionDenoiser
+from inpo.objectives import Dpo
 from inpo.schedule import vp_from_config
-from inpo.types import Condition, Dtype
+from inpo.training.stop import Stop
+from inpo.training.trainer import Trainer
+from inpo.types import Condition, Dtype, PairBatch
+from tests.tiny_denoiser import MemoryLoader, plain_subject
 from tests.tiny_models import scheduler_config, tiny_unet
+from tests.training_runs import SETTINGS
 
 KINDS = [Lora(rank=2, alpha=3, dora=dora, targets=targets) for dora in (False, True) for targets in ("attention", ("all-linear", "conv"))]
 BOTH = pytest.mark.parametrize("lora", KINDS, ids=lambda lora: f"{'dora' if lora.dora else 'lora'}-{lora.target_names[-1]}")
@@ -79,6 +90,51 @@ def test_untrained_adapters_change_nothing(lora: Lora, dtype: Dtype) -> None:
     """B = 0, and a magnitude is the very norm it is divided by: the policy is the base, so every margin u is 0 at step 0."""
     with torch.no_grad():
         assert torch.equal(adapted(lora, dtype)(*inputs()), denoiser(dtype)(*inputs()))
+
+
+DORA = Lora(rank=2, alpha=3, targets=("all-linear", "conv"), dora=True)
+
+
+def test_magnitudes_are_those_of_the_device_that_computes(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another device adds a norm up in another order. Here its last bit changes with the move, and the policy is its reference still."""
+    norm, move = torch.linalg.norm, StableDiffusionDenoiser.to
+
+    def moved(self: nn.Module, device: object) -> nn.Module:
+        monkeypatch.setattr(torch.linalg, "norm", lambda *a, **how: torch.nextafter(norm(*a, **how), torch.tensor(torch.inf)))
+        return move(self, device)
+
+    monkeypatch.setattr(StableDiffusionDenoiser, "to", moved)
+    policy = load(ModelConfig(str(tiny_pipeline)), lora=DORA).policy
+    dora = adapted_layers(policy.unet)["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"].lora_magnitude_vector["default"]
+    assert dora.weight.requires_grad
+    with torch.no_grad():
+        assert torch.equal(policy(*inputs()), AdaptersOff(policy)(*inputs()))
+
+
+@dataclass
+class Prompted(MemoryLoader):
+    """Pairs that the world's UNet reads, all of one condition."""
+
+    condition: Condition = field(default_factory=lambda: Condition({}))
+
+    def pairs(self, indices: Sequence[int]) -> PairBatch:
+        """As they are, of another shape."""
+        win, lose = (self._rows(name, (4, 8, 8), indices) for name in ("win", "lose"))
+        return PairBatch(win, lose, self.condition[[0] * len(indices)], torch.ones(len(indices)), tuple(map(str, indices)))
+
+
+@pytest.mark.parametrize("end", [0.0, torch.inf], ids=["down", "up"])
+def test_a_last_bit_in_every_layer_is_no_other_network(end: float) -> None:
+    """The world's UNet, all magnitudes one unit in the last place off: training starts in fp32 at the largest published β."""
+    model = compose.load("world", DORA)
+    loader, policy = Prompted(condition=model.encoder.encode_prompts(["a red circle"])), model.policy
+    with torch.no_grad():
+        for layer in adapted_layers(policy).values():
+            magnitude = layer.lora_magnitude_vector["default"].weight
+            magnitude.copy_(torch.nextafter(magnitude, torch.full_like(magnitude, end)))
+    method = replace(METHODS["diffusion-dpo"], objective=Dpo(beta=5000.0))
+    line = Trainer(plain_subject(policy, AdaptersOff(policy)), loader, method=method, settings=SETTINGS, stop=Stop()).step_once(0).line
+    assert 0 < abs(line["loss"] - math.log(2)) < 1e-3
 
 
 @BOTH

@@ -74,6 +74,15 @@ def test_dmpo_is_least_where_it_reaches_its_target() -> None:
     assert dmpo.at_zero_margin == pytest.approx(0.5 * math.log(0.5 / 0.99) + 0.5 * math.log(0.5 / 0.01)) == pytest.approx(1.6145, abs=1e-4)
 
 
+def test_dmpo_of_other_doubts_by_hand() -> None:
+    """a = 0.05, p = σ(1.5): p log(p/0.95) + (1−p) log((1−p)/0.05) = −0.1227342670 + 0.2361168207 = 0.1133825538. It is least at
+    u = log 19, and at u = 0 it is ½ log(1/(4 · 0.05 · 0.95)) = 0.8303656034."""
+    dmpo, best = Dmpo(beta=100, alpha=0.05), math.log(19)
+    assert_close(dmpo(WIN, LOSE, ONE), one(0.11338255378555472))
+    assert_close(dmpo(side(1.0, 1.0 + best / 50), side(1.0, 1.0), ONE), one(0.0), atol=1e-12, rtol=0)
+    assert dmpo.at_zero_margin == pytest.approx(0.8303656034)
+
+
 def test_dspo_by_hand() -> None:
     """β = 2: u = −[(0.10 − 0.14) − (0.12 − 0.13)] = 0.03, q = 1 − σ(0.03) = 0.4925005624. The winner is off its target by
     √0.10 = 0.3162277660 and off the reference by √0.10 − √0.12 = −0.0301823955, everywhere, so the loss is
@@ -129,6 +138,14 @@ def test_mapo_by_hand() -> None:
     assert_close(Mapo()(win, lose, ONE), one(0.14772626761622382))
 
 
+def test_mapo_of_another_snr_by_hand() -> None:
+    """s = 1 at the same errors: φ(0.10) = 0.1/(e^0.1 − 1) = 0.9508331945, φ(0.102) = 0.9498668497, T times their difference
+    0.9663447781; 0.10 + 0.1 · log(1 + e^−0.9663447781) = 0.10 + 0.1 · 0.3224248947 = 0.1322424895."""
+    win, lose, mapo = side(0.10, None), side(0.102, None), Mapo(snr=1.0)
+    assert_close(mapo.margin(win, lose), one(0.966344778073891))
+    assert_close(mapo(win, lose, ONE), one(0.13224248946709455))
+
+
 def test_the_weight_of_mapo_is_whole_at_zero() -> None:
     """φ(0) = 1, φ′(0) = −½, without 0/0 in value or gradient; and it falls."""
     x = torch.tensor([0.0, 1e-9, 1e-6, 1e-3, 1.0], dtype=F64, requires_grad=True)
@@ -163,7 +180,7 @@ def test_every_pairwise_loss_pulls_winners_in_and_pushes_losers_out(make: Callab
     assert float((grads[1] * (lose.prediction - lose.target).detach()).sum()) < 0
 
 
-@pytest.mark.parametrize("objective", [Ipo(50.0), Smpo(50.0), Dmpo(50.0), Kto(50.0), Kto(50.0, 2.0, 2.0)], ids=str)
+@pytest.mark.parametrize("objective", [Ipo(50.0), Smpo(50.0), Dmpo(50.0), Dmpo(50.0, 0.2), Kto(50.0), Kto(50.0, 2.0, 2.0)], ids=str)
 def test_the_declared_value_is_that_of_equal_networks(objective: Objective) -> None:
     """Policy ≡ reference: every pair costs `at_zero_margin`, and its margin is 0 (docs/method.md §6.5)."""
     same = [Denoising(s.target, s.prediction, s.prediction) for s in (random_side(3, 1), random_side(3, 2))]

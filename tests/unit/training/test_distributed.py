@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
+from torch import Tensor, nn
 
 from inpo.errors import InputError
-from inpo.training.distributed import SHARDING, processes
+from inpo.training import distributed
+from inpo.training.distributed import SHARDING, add_up_gradients, processes
 
 
 @pytest.mark.parametrize(("variable", "name"), SHARDING.items())
@@ -29,3 +34,31 @@ def test_processes_that_do_not_find_one_another_are_refused(monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="started 2 processes, but accelerate sees 1"):
         processes()
+
+
+def test_gradients_are_added_up_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 10 numbers of one dtype at a time, one that is larger by itself, none left out; each sum comes back to its own weight.
+
+    The other process has twice each gradient.
+    """
+    shapes: list[tuple[tuple[int, ...], torch.dtype]] = [
+        ((2, 3), torch.float32), ((4,), torch.float32), ((1,), torch.float32), ((3, 4), torch.float32), ((2,), torch.float32),
+        ((2, 2), torch.float64), ((6,), torch.float64), ((5,), torch.float64),
+    ]  # fmt: skip
+    weights = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in shapes]
+    own = [torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(i)) for i, (shape, dtype) in enumerate(shapes)]
+    for weight, gradient in zip(weights, own, strict=True):
+        weight.grad = gradient.clone()
+    sent: list[int] = []
+
+    def all_reduce(together: Tensor) -> None:
+        sent.append(together.numel())
+        together.mul_(3)
+
+    monkeypatch.setattr(distributed, "BUCKET_NUMBERS", 10)
+    monkeypatch.setattr(distributed, "processes", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    add_up_gradients([*weights, nn.Parameter(torch.zeros(7))])
+    assert sent == [10, 1, 12, 2, 10, 5]
+    for weight, gradient in zip(weights, own, strict=True):
+        torch.testing.assert_close(weight.grad, 3 * gradient)

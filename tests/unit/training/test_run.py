@@ -27,14 +27,14 @@ def opened(path: Path, config: dict[str, object] = CONFIG, **how: object) -> Non
     open_run(path, config, config_text="method: inpo\n", **how).close()
 
 
-def with_checkpoint(path: Path, step: int = 2) -> Path:
+def with_checkpoint(path: Path, step: int = 2, config: dict[str, object] = CONFIG) -> Path:
     """A run that has saved once."""
-    opened(path)
+    opened(path, config)
 
     def write(folder: Path) -> None:
-        (folder / "state.json").write_text(json.dumps({"schema": 1, "step": step, "torch": "0", "config": CONFIG}))
+        (folder / "state.json").write_text(json.dumps({"schema": 1, "step": step, "torch": "0", "config": config}))
 
-    digest = snapshot.config_sha256(CONFIG)
+    digest = snapshot.config_sha256(config)
     return checkpoint.save(path / "checkpoints", step, write=write, config_sha256=digest, data_sha256="d")
 
 
@@ -183,6 +183,17 @@ def test_a_longer_cosine_is_another_schedule() -> None:
     assert "train.steps" in snapshot.binding(cosine)
     assert "train.steps" not in snapshot.binding(CONFIG)
     assert snapshot.config_sha256(CONFIG) == snapshot.config_sha256(CONFIG | {"train": {"steps": 9, "keep": 1}})
+
+
+@pytest.mark.filterwarnings("ignore:.*not bit for bit")
+def test_a_scorer_may_have_moved(tmp_path: Path) -> None:
+    """`pickscore:DIR` is the same scorer wherever DIR is mounted, and the pairs' fingerprint knows its weights; another kind is another."""
+    there, here, other = (CONFIG | {"data": {"scorer": name}} for name in ("pickscore:/mnt/a", "pickscore:/mnt/b", "world:clip"))
+    assert snapshot.config_sha256(there) == snapshot.config_sha256(here) != snapshot.config_sha256(other)
+    with_checkpoint(tmp_path, config=there)
+    opened(tmp_path, here, resume="latest")
+    with pytest.raises(InputError, match=r"data\.scorer +checkpoint: 'pickscore' +this run: 'world:clip'"):
+        opened(tmp_path, other, resume="latest")
 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from inpo.errors import InputError, RunFault
 from inpo.methods import INPO
 from inpo.objectives import Dpo
-from inpo.training import OptimizerConfig
+from inpo.training import OptimizerConfig, checks, tally
 from inpo.training.stop import Stop
 from inpo.training.trainer import Trainer
 from inpo.types import Condition, Denoising, PairBatch
@@ -35,8 +35,7 @@ def weights(made: Trainer) -> list[Tensor]:
 def test_a_line_has_the_keys_of_the_contract() -> None:
     """In its order; every pair is in one bucket, and the step's loss is the mean over the pairs."""
     made = trainer(subject=moved_subject(), use=settings(pairs_per_step=40), name="diffusion-dpo")
-    made.subject = replace(made.subject, identity_tolerance=1e9)
-    line = made.step_once(0).line
+    line = made.step_once(1).line
     assert list(line) == KEYS
     buckets = line["by_bucket"]
     assert sum(bucket["pairs"] for bucket in buckets.values()) == 40
@@ -67,7 +66,7 @@ def test_a_reference_that_differs_is_found_before_the_first_step() -> None:
         subject.reference.out.weight[0, 0] *= 1.01
     made = trainer(subject=subject)
     before = weights(made)
-    with pytest.raises(RunFault, match=r"policy and reference differ before the first step: max\|u\| is"):
+    with pytest.raises(RunFault, match=r"policy and reference differ before the first step: max\|R − L\| is"):
         made.step_once(0)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(made), strict=True))
     assert all(parameter.grad is None for parameter in made.weights.values())
@@ -96,17 +95,14 @@ def test_a_loss_that_is_not_the_declared_one_is_found() -> None:
 
 
 def test_margins_that_cancel_are_found() -> None:
-    """A mean of ln 2 hides them; the largest |u| does not. Here the tolerance is below their size and the loss is right."""
-
-    class Shifted(TinyDenoiser):
-        def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            return super().forward(x_t, t, condition) * (1 + 1e-5)
-
-    reference = Shifted()
-    reference.load_state_dict(TinyDenoiser().state_dict())
-    made = trainer(subject=replace(tiny_subject(), reference=reference, identity_tolerance=1e-9))
-    with pytest.raises(RunFault, match=r"max\|u\| is"):
-        made.step_once(0)
+    """A mean of ln 2 hides them, and so do margins that a small β makes small; the largest gain does not: it may be 1e-5."""
+    summary = tally.Summary(
+        torch.zeros(10, len(tally.COLUMNS)), torch.ones(10), failed=0, bad_pairs=0, largest_margin=1e-3, largest_gain=0.9e-5, forwards=0,
+        signal=0, peak_memory_bytes=0,
+    )  # fmt: skip
+    checks.check_identity(INPO, summary, loss=math.log(2))
+    with pytest.raises(RunFault, match=r"max\|R − L\| is 2e-05 \(max\|u\| 0\.001\), at most 1e-05 is allowed"):
+        checks.check_identity(INPO, replace(summary, largest_gain=2e-5), loss=math.log(2))
 
 
 class Dropping(TinyDenoiser):
@@ -235,6 +231,20 @@ def test_a_first_step_of_ties_is_said_to_be_one() -> None:
     with pytest.raises(RunFault, match=r"in the first step, is every pair a tie \(data\.ties=half\)"):
         trainer(Undecided()).step_once(0)
     assert trainer(Undecided(), subject=moved_subject()).step_once(1).line["grad_norm"] > 0
+
+
+def test_ties_of_any_process_are_left_out_of_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one process has ties alone, and the other has pairs that the policy gets right or wrong: theirs is the step's accuracy."""
+    alone = trainer(subject=moved_subject(), use=settings(pairs_per_step=9), name="diffusion-dpo").step_once(1).line
+    assert 0 < alone["implicit_accuracy"] < 1
+    ties, told = trainer(Undecided(), subject=moved_subject(), use=settings(pairs_per_step=9), name="diffusion-dpo"), []
+    assert ties.step_once(1).line["implicit_accuracy"] is None
+    monkeypatch.setattr(tally, "gather_rows", lambda vector, device: told.append(vector) or torch.stack(told))
+    for loader in (MemoryLoader(), Undecided()):
+        line = trainer(loader, subject=moved_subject(), use=settings(pairs_per_step=9), name="diffusion-dpo").step_once(1).line
+    assert line["implicit_accuracy"] == alone["implicit_accuracy"]
+    assert math.isclose(line["margin"], alone["margin"])
+    assert "labelled" not in line
 
 
 def test_clipping_bounds_the_step_and_not_the_report() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import pytest
 import torch
 
+from inpo.intervals import wilson
 from inpo.training.tally import BUCKETS
+from inpo.training.watch import Tracked
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import moved_subject, settings, trainer
@@ -65,6 +69,47 @@ def test_held_out_numbers_do_not_depend_on_the_batches() -> None:
     cut, whole = (trainer(loader, subject=moved_subject(), name="diffusion-dpo").validation() for loader in loaders)
     assert cut["implicit_accuracy"] == whole["implicit_accuracy"]
     assert math.isclose(cut["margin"], whole["margin"], rel_tol=1e-4)
+
+
+@dataclass
+class Tied(MemoryLoader):
+    """Held-out pairs of which only those at some places have a winner."""
+
+    held_out: int = 20
+    decided: frozenset[int] = frozenset()
+
+    def validation(self) -> Sequence[PairBatch]:
+        """One batch."""
+        pairs = self.pairs(range(self.size, self.size + self.held_out))
+        return [replace(pairs, preference=torch.tensor([1.0 if i in self.decided else 0.5 for i in range(self.held_out)]))]
+
+
+def tied(*decided: int) -> dict[str, object]:
+    return trainer(Tied(decided=frozenset(decided)), subject=moved_subject(), name="diffusion-dpo").validation()
+
+
+def test_ties_are_no_labelled_pairs() -> None:
+    """The accuracy is the mean of its labelled pairs' own, its interval is of so many pairs, and a tenth of ties alone has none."""
+    places = (0, 3, 4, 9, 13)
+    alone = {place: tied(place) for place in places}
+    assert {found["implicit_accuracy"] for found in alone.values()} == {0.0, 1.0}
+    found = tied(*places)
+    accuracy = sum(each["implicit_accuracy"] for each in alone.values()) / 5
+    assert math.isclose(found["implicit_accuracy"], accuracy)
+    assert [found[f"implicit_accuracy_{end}"] for end in ("low", "high")] == pytest.approx(wilson(accuracy, 5))
+    labelled = {k for each in alone.values() for k, row in each["by_bucket"].items() if row["implicit_accuracy"] is not None}
+    assert {k for k, row in found["by_bucket"].items() if row["implicit_accuracy"] is not None} == labelled
+    assert len(labelled) < len(found["by_bucket"]) == BUCKETS
+    assert found["n"] == sum(row["pairs"] for row in found["by_bucket"].values()) == 20
+    assert "labelled" not in found
+
+
+def test_ties_alone_have_no_accuracy() -> None:
+    """No pair to be right about: no number, and never the best one."""
+    found = tied()
+    assert [found[name] for name in ("implicit_accuracy", "implicit_accuracy_low", "implicit_accuracy_high")] == [None] * 3
+    assert found["margin"] == tied(1)["margin"] != 0
+    assert not Tracked("validation.implicit_accuracy").update(1, found)
 
 
 def test_without_margin_or_pairs() -> None:
