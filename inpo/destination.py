@@ -11,6 +11,7 @@ from inpo.card import CARD, is_card
 from inpo.errors import InputError
 from inpo.files import replacing
 from inpo.models.base import ADAPTER_FILE, BASE_FILE
+from inpo.results import CONFIG
 
 SUFFIX = ".safetensors"
 FOLDERS: dict[str, str] = {"pipeline": "model_index.json", "unet": "config.json", "transformer": "config.json"}
@@ -89,6 +90,8 @@ class Destination:
 
         if self._taken() is None or (self.is_file and not self.card.exists()):
             return None
+        if self.out.name == "model" and (self.out.parent / CONFIG).is_file():
+            return "it is a run's own result"
         if not is_card(self.card):
             return f"{self.card} is no card of inpo's" if self.card.exists() else f"it has no {CARD} of inpo's"
         entry = None if self.is_file else BASE_FILE if (self.out / BASE_FILE).exists() else foreign_entry(self.out)

@@ -60,6 +60,16 @@ def test_a_projects_folder_is_no_export_of_a_unet(run: Run, tiny_pipeline: Path,
     assert (tmp_path / "proj" / "src" / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_runs_own_result_is_no_export(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """It has the same card and the same files."""
+    model = shutil.copytree(tiny_pipeline, tmp_path / "mine" / "model")
+    (model / "README.md").write_text(OURS)
+    (model.parent / "config.yaml").write_text("model:\n  path: world\n")
+    refused = run("export", tiny_pipeline, "--out", model, "--force")
+    assert (refused.code, "is no earlier export (it is a run's own result)" in refused.err) == (2, True), refused.err
+    assert (model / "README.md").read_text() == OURS
+
+
 def test_a_save_refuses_what_no_save_has_written(tmp_path: Path) -> None:
     """From Python too: the marker alone makes no folder a save."""
     work = keep(tmp_path / "proj", "src/thesis.txt")
