@@ -182,7 +182,8 @@ def save_result(model: Model, experiment: Experiment, folder: Path, *, pairs: in
         model.save_pipeline(folder)
     file = {"lora": ADAPTER_FILE, "pipeline": None}.get(experiment.output.format, experiment.output.format)
     name = folder.resolve().parent.name
-    card = Card(name, experiment.output.format, model.family, experiment, pairs=pairs, file=file, absent=model.absent)
+    here = f"{name}/{folder.name}"
+    card = Card(name, experiment.output.format, model.family, experiment, pairs=pairs, file=file, absent=model.absent, here=here)
     with replacing(folder / CARD) as partial:
         partial.write_text(card.text(), encoding="utf-8")
 

@@ -30,6 +30,8 @@ SCORERS = ("world:oracle", "world:clip")
 # Another seed for the base against itself: its interval has to contain one half.
 OTHER_SEED = 1_000_003
 CONFIG = "config.yaml"
+MARKER = "demo.json"
+"""The file by which a demo's folder is known again: all else in it has names that other folders have too."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _prepare(out: Path, *, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; the demo needs a folder")
     if out.is_dir() and any(out.iterdir()):
-        if not (out / BASE.name / CONFIG).is_file():
+        if not (out / MARKER).is_file():
             raise InputError(f"{out} is not empty and holds no earlier demo; choose another folder with --out")
         if not force:
             raise InputError(f"{out} holds an earlier demo; replace it with --force, or choose another folder with --out")
@@ -103,5 +105,6 @@ def _prepare(out: Path, *, force: bool) -> None:
             (out / left).unlink(missing_ok=True)
     base = out / BASE.name
     base.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text('{"schema": 1, "kind": "demo"}\n', encoding="utf-8")
     (base / CONFIG).write_text("model:\n  path: world\n", encoding="utf-8")
     shutil.copytree(world.pipeline_path(), base / "model", dirs_exist_ok=True)

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from inpo.card import CARD, Card, made_from_hub
+from inpo.bases import Base, base_of
+from inpo.card import Card, told_places
 from inpo.checking import one_of, whole
 from inpo.compose import naming, resolve_model
 from inpo.console import bar, say
+from inpo.destination import FOLDERS, Destination
 from inpo.errors import InputError, RunFault
-from inpo.files import replacing
-from inpo.models.base import ADAPTER_FILE
+from inpo.models.base import find_adapters
 from inpo.models.config import DTYPES, ModelConfig
-from inpo.results import Result, find_result
+from inpo.results import CONFIG, Result, find_result
 from inpo.types import Dtype
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 Format = Literal["pipeline", "unet", "transformer", "lora", "lora-kohya", "single-file"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIX = ".safetensors"
-_FOLDERS: dict[str, str] = {"pipeline": "model_index.json", "unet": "config.json", "transformer": "config.json"}
-"""Formats that are a folder, with the file by which an earlier one is known again."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Export:
         for key in ("rank", "base"):
             if getattr(self, key) is not None and not self.is_lora:
                 raise InputError(f"{key}={getattr(self, key)!r} belongs to a LoRA: use format=lora or lora-kohya, or leave it out")
-        if self.dtype is not None and self.format in _FOLDERS:
+        if self.dtype is not None and self.format in FOLDERS:
             raise InputError(
                 f"dtype={self.dtype!r}: a {self.format} is kept in fp32, and from_pretrained(…, torch_dtype=torch.float16) loads it in "
                 "halves; dtype is for single-file, lora and lora-kohya"
@@ -95,17 +93,19 @@ def export(job: Export, out: Path, *, force: bool = False) -> Exported:
     `out`: a folder, or for a format that is one file also that file's name, `….safetensors`; its card is then `….md`.
     `force` replaces an earlier export. Raises `InputError`, and `RunFault` for what the disk refuses.
     """
-    place = _Place.of(job, out)
+    place = Destination.of(job.format, out)
     place.require_free(force=force)
     with naming("RUN"):
         result = find_result(job.source)
-        lost = f"--out {out} could not be written (…): nothing is left of it; make room, or choose another place"
-        with _told(lost), place.opened() as written:
-            with _told(f"RUN={job.source!r} or its base could not be read (…): look at the disk that it lies on, and at its permissions"):
-                ready = _read_adapters(job, result, out) if job.is_lora else _read_model(job, result, out)
-                card = _card(job, result, ready, place)
-            ready.write(written.target)
-            written.card.write_text(card.text(), encoding="utf-8")
+    # Of a run that saved its network alone the rest lies where its settings say.
+    said = "RUN" if result.model.path == job.source else f"{result.path / CONFIG}: model.path"
+    lost = f"--out {out} could not be written (…): nothing is left of it; make room, or choose another place"
+    with naming(said), _told(lost), place.opened() as written:
+        with _told(f"RUN={job.source!r} or its base could not be read (…): look at the disk that it lies on, and at its permissions"):
+            ready = _read_adapters(job, result, out) if job.is_lora else _read_model(job, result, out)
+            card = _card(job, result, ready, place)
+        ready.write(written.target)
+        written.card.write_text(card.text(), encoding="utf-8")
     return ready.done
 
 
@@ -130,80 +130,23 @@ class _Ready:
     told_settings: bool = False
 
 
-@dataclass(frozen=True)
-class _Written:
-    """Where this export is being written: the folder, or the file, that takes its place at the end; and its card."""
-
-    target: Path
-    card: Path
-
-
-@dataclass(frozen=True)
-class _Place:
-    """`out` as a folder or a file. `file`: the file's name in either case, None for a format of many."""
-
-    out: Path
-    file: str | None
-    marker: str
-
-    @classmethod
-    def of(cls, job: Export, out: Path) -> _Place:
-        named = out.suffix == SUFFIX
-        if job.format in _FOLDERS:
-            if named:
-                raise InputError(f"--out {out}: a {job.format} is a folder, not a file; give a folder, or format=single-file")
-            return cls(out, None, _FOLDERS[job.format])
-        file = out.name if named else (ADAPTER_FILE if job.format == "lora" else f"{out.resolve().name}{SUFFIX}")
-        return cls(out, file, file)
-
-    @property
-    def is_file(self) -> bool:
-        return self.out.suffix == SUFFIX
-
-    def require_free(self, *, force: bool) -> None:
-        """Raises `InputError` where something is in the way."""
-        if self.is_file and self.out.is_dir():
-            raise InputError(f"--out {self.out} is a folder, and its name is a file's: choose another name")
-        if not self.is_file and self.out.is_file():
-            raise InputError(f"--out {self.out} is a file: give a folder, or a file's name that ends in {SUFFIX}")
-        if not force and (taken := self._taken()):
-            raise InputError(f"--out {self.out} {taken}: choose another, or --force to replace an earlier export")
-
-    def _taken(self) -> str | None:
-        """What is there already."""
-        if not self.is_file:
-            return "is not empty" if self.out.exists() and any(self.out.iterdir()) else None
-        if self.out.exists():
-            return "exists"
-        return f"has its card beside it, and {self.card} exists" if self.card.exists() else None
-
-    @property
-    def card(self) -> Path:
-        """Where a single file's card lies."""
-        return self.out.with_suffix(".md")
-
-    @contextmanager
-    def opened(self) -> Iterator[_Written]:
-        """What is written inside appears when the block ends well."""
-        from inpo.models.saving import replace_folder
-
-        if not self.is_file:
-            with replace_folder(self.out, self.marker) as new:
-                yield _Written(new / self.file if self.file else new, new / CARD)
-            return
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.card) as card, replacing(self.out) as target:
-            yield _Written(target, card)
-            # safetensors makes its files readable by their owner alone.
-            target.chmod(card.stat().st_mode)
-
-
-def _card(job: Export, result: Result, ready: _Ready, place: _Place) -> Card:
-    name, model = place.out.resolve().name.removesuffix(SUFFIX), ready.model
+def _card(job: Export, result: Result, ready: _Ready, place: Destination) -> Card:
+    model, told = ready.model, told_places(result.path / "model")
     return Card(
-        name, job.format, model.family, result.experiment, pairs=result.pairs(), judgements=result.judgements(), file=place.file,
-        kept=ready.done.kept, absent=model.absent, from_hub=made_from_hub(result.path / "model"), told_settings=ready.told_settings,
+        place.name, job.format, model.family, result.experiment, pairs=result.pairs(), judgements=result.judgements(), file=place.file,
+        kept=ready.done.kept, absent=model.absent, told=told, told_settings=ready.told_settings, here=place.here(job.format),
+        base=_card_base(job, result, told, extracted=ready.done.kept is not None),
     )  # fmt: skip
+
+
+def _card_base(job: Export, result: Result, told: frozenset[str], *, extracted: bool) -> Base:
+    """What the result is loaded on: of an extracted LoRA what its update was measured from, without adapters of its own."""
+    if job.base is not None:
+        return dataclasses.replace(base_of(ModelConfig(job.base)), adapters=())
+    adapters = find_adapters(result.model) if job.is_lora else None
+    start = adapters.base if adapters else result.experiment.model if result.experiment else result.model
+    base = base_of(start, told=told)
+    return dataclasses.replace(base, adapters=()) if extracted else base
 
 
 def _read_model(job: Export, result: Result, out: Path) -> _Ready:
@@ -229,12 +172,12 @@ def _read_adapters(job: Export, result: Result, out: Path) -> _Ready:
     from inpo.models.sizes import network_names
 
     model, dtype = outline(result.model), TORCH[job.dtype or "fp32"]
-    naming = kohya_naming(model.family, network_names(model)) if job.format == "lora-kohya" else None
+    layer_name = kohya_naming(model.family, network_names(model)) if job.format == "lora-kohya" else None
     adapters, kept = _adapters(job, result, model)
 
     def write(file: Path) -> None:
-        if naming:
-            write_kohya(file, adapters, dtype, naming=naming)
+        if layer_name:
+            write_kohya(file, adapters, dtype, naming=layer_name)
         else:
             write_diffusers(file, adapters, dtype, part=model.family.network.name)
 
@@ -246,6 +189,11 @@ def _adapters(job: Export, result: Result, model: Outline) -> tuple[Adapters, fl
     from inpo.models.export.adapters import read_adapters
 
     if job.rank is None and len(model.adapters) == 1:
+        if job.base is not None:
+            raise InputError(
+                f"--base={job.base!r}: RUN={job.source!r} holds adapters, which are exported as they are, on the base that they were "
+                "trained on: leave --base out, or add --rank 32 to extract a LoRA of the difference from another one"
+            )
         return read_adapters(model.adapters[0], part=model.family.network.name), None
     return _extracted(job, result, _rank(job, result, model))
 
@@ -293,6 +241,7 @@ def _base_parts(job: Export, result: Result, parts: Parts) -> Parts:
     if result.base is None:
         raise InputError(f"RUN={job.source!r} is no run's folder, so its base is not known: give it as --base")
     try:
-        return dataclasses.replace(examine(result.base), adapters=())
+        with naming("path"):
+            return dataclasses.replace(examine(result.base), adapters=())
     except InputError as error:
-        raise InputError(f"{result.path / 'config.yaml'} names a base that cannot be used ({error}): give it as --base") from error
+        raise InputError(f"{result.path / CONFIG} names a base that cannot be used ({error}): give it as --base") from error

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".json", ".txt", ".md", ".model")
 """What is uploaded; `.model` is the vocabulary of T5's tokenizer. All else that lies in the folder stays here."""
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _WEIGHTS = ".safetensors"
 
 
@@ -54,8 +54,7 @@ def prepare(source: str, to: str) -> Upload:
 
     Raises `InputError` where there is no such result, or none with a card.
     """
-    if not _REPOSITORY.fullmatch(to):
-        raise InputError(f"--to {to!r} is no name of a repository: write owner/name, of letters, digits, '-', '_' and '.'")
+    _check_repository(to)
     path = Path(source).expanduser()
     is_run = (path / CONFIG).is_file()
     judgements, folder = (find_result(source).judgements(), path / "model") if is_run else ((), path)
@@ -69,8 +68,25 @@ def prepare(source: str, to: str) -> Upload:
         what = f"no {card.name}" if not card.is_file() else "no weights"
         raise InputError(f"RUN={source!r} has {what}: give a finished run's folder, or export it first with `inpo export`")
     left = tuple(name for name in found if name not in kept and name != CARD)
-    name = (path if folder.is_dir() else folder.with_suffix("")).resolve().name
-    return Upload(to, kept, published(card.read_text(encoding="utf-8"), name, to, judgements), left)
+    text = published(card.read_text(encoding="utf-8"), to, judgements, file=None if folder.is_dir() else folder.name)
+    return Upload(to, kept, text, left)
+
+
+def _check_repository(to: str) -> None:
+    """Raises `InputError` for what the hub takes for no name; it would be refused in the middle of the upload otherwise."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    words = "write owner/name, of letters, digits, '-', '_' and '.'"
+    if not _REPOSITORY.fullmatch(to):
+        raise InputError(f"--to {to!r} is no name of a repository: {words}")
+    try:
+        validate_repo_id(to)
+    except HFValidationError as error:
+        raise InputError(
+            f"--to {to!r} is no name of a repository: {words}, neither of them beginning or ending with '-' or '.', without '--' or '..', "
+            "not ending in .git, and the name of at most 96 characters"
+        ) from error
 
 
 def _public(name: str) -> bool:

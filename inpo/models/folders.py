@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ INDEX = "model_index.json"
 READING = "inpo.json"
 """How prompts were read in training, where it was not the pipeline's own way; diffusers passes over this file."""
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+_SHARD = re.compile(r"-\d+-of-\d+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -52,11 +53,18 @@ def config_folder(config: str, file: Path, *, asked: bool) -> Path:
         except Exception as error:  # as in `_fetched`
             raise InputError(
                 f"model.path={str(file)!r} holds weights alone, and the settings of {config} could not be fetched from the hub "
-                f"({type(error).__name__}): set model.config to a diffusers folder of the same kind of model"
+                f"({type(error).__name__}): put a diffusers folder of the same kind of model beside it, as {file.with_suffix('')}, or for "
+                "training set model.config to one"
             ) from error
     if not (folder / INDEX).is_file():
         raise InputError(f"model.config={config!r} is not a diffusers pipeline folder: it has no {INDEX}{_instead(folder)}")
     return folder
+
+
+def settings_beside(file: Path) -> Path | None:
+    """The pipeline folder beside a single-file checkpoint that bears its name without the ending; None where there is none."""
+    folder = file.with_suffix("")
+    return folder if (folder / INDEX).is_file() else None
 
 
 def component_folder(path: str, name: str, key: str) -> Path:
@@ -86,18 +94,33 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
+def named_weights(name: str) -> tuple[str, str | None, str]:
+    """What the name of a safetensors file says: its stem, its variant, and which shard it is, as `-00001-of-00002`.
+
+    Both `stem.VARIANT-00001-of-00002.safetensors` and `stem-00001-of-00002.VARIANT.safetensors` are written by diffusers' versions.
+    """
+    shard = _SHARD.search(name)
+    stem, _, variant = _SHARD.sub("", name).removesuffix(".safetensors").partition(".")
+    return stem, variant or None, shard[0] if shard else ""
+
+
+def of_one_variant(files: Sequence[Path]) -> tuple[str | None, list[Path]]:
+    """Of files that hold the same weights in several variants those to read: without a variant, else fp16's, else the first one's."""
+    variants = {named_weights(file.name)[1] for file in files}
+    chosen = next((each for each in (None, "fp16") if each in variants), min(map(str, variants)))
+    return chosen, [file for file in files if named_weights(file.name)[1] == chosen]
+
+
 def weights_variant(folder: Path, stem: str) -> str | None:
-    """Which files hold a component's weights: None for `stem.safetensors`, or the variant in `stem.VARIANT.safetensors`.
+    """Which files hold a component's weights, whole or in shards: None for `stem.safetensors`, or `stem.VARIANT.safetensors`'s variant.
 
     Raises `InputError` where there are only pickles, nothing at all, or a file that is damaged.
     """
-    found = sorted(folder.glob(f"{stem}*.safetensors"))
+    found = [file for file in sorted(folder.glob(f"{stem}*.safetensors")) if named_weights(file.name)[0] == stem]
     if not found:
         raise InputError(_no_weights(folder, stem))
-    plain = [file for file in found if re.fullmatch(rf"{re.escape(stem)}(-\d+-of-\d+)?\.safetensors", file.name)]
-    variants = sorted({file.name.removeprefix(stem).split(".")[1] for file in found if file not in plain})
-    variant = None if plain else ("fp16" if "fp16" in variants else variants[0])
-    for file in plain or [file for file in found if f".{variant}." in file.name]:
+    variant, files = of_one_variant(found)
+    for file in files:
         _check_readable(file)
     return variant
 

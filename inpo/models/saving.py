@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,19 @@ from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.models.families import VAE, Family
-from inpo.models.folders import INDEX, PICKLES, READING, read_json
+from inpo.models.folders import INDEX, PICKLES, READING, named_weights, of_one_variant, read_json
 from inpo.models.prompts import Reading
 
 _TEXTS = (".json", ".txt", ".model")
 """`.model` is the vocabulary of T5's tokenizer."""
+_WEIGHTS = ".safetensors"
+_SAVED = re.compile(r"README\.md|(model_index|inpo|config|base)\.json|.+\.safetensors(\.index\.json)?")
+"""What lies beside components in what is saved."""
 _HALVES = (torch.float16, torch.bfloat16)
 _SETTINGS = "config.json"
 """How the names of files end that hold settings; a vocabulary may have any word for a key."""
+_SHARDS = ".safetensors.index"
+"""In the names of files that say which shard holds each tensor."""
 _ORIGINS = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
 """Keys in which diffusers and transformers record where they had read something from."""
 
@@ -29,11 +35,14 @@ _ORIGINS = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokeniz
 def replace_folder(folder: Path, marker: str) -> Iterator[Path]:
     """A fresh folder beside `folder` that takes its place when the block ends without an error, and vanishes otherwise.
 
-    A folder that is already there is replaced only if it is empty or holds `marker`: raises `InputError` for any other.
+    A folder that is already there is replaced only if it is empty or holds `marker`, and nothing that no save writes: raises
+    `InputError` for any other.
     """
     folder = folder.absolute()
     if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no earlier save (it has no {marker}): choose another folder, nothing was overwritten")
+    if folder.is_dir() and (entry := foreign_entry(folder)):
+        raise InputError(f"{folder} exists and is no earlier save (it holds {entry}): choose another folder, nothing was overwritten")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # One name whatever the process, so that what a killed save left behind is swept by the next one.
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
@@ -45,6 +54,22 @@ def replace_folder(folder: Path, marker: str) -> Iterator[Path]:
         _swap(new, folder, old)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def foreign_entry(folder: Path) -> str | None:
+    """The name of something in `folder` that no pipeline, network or adapters of ours have in them; None where there is nothing such."""
+    try:
+        components = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
+    except InputError:
+        components = {}
+    for entry in sorted(folder.iterdir()):
+        own = entry.name in components if entry.is_dir() else _SAVED.fullmatch(entry.name)
+        if not own:
+            return entry.name
+        inside = entry.iterdir() if entry.is_dir() else ()
+        if other := next((each for each in inside if each.is_dir() or each.suffix not in (*_TEXTS, _WEIGHTS)), None):
+            return f"{entry.name}/{other.name}"
+    return None
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:
@@ -132,13 +157,38 @@ def _copy_component(source: Path, folder: Path) -> bool:
         return False
     folder.mkdir()
     for file in source.iterdir():
-        if file.suffix in _TEXTS:
+        if file.suffix in _TEXTS and _SHARDS not in file.name:
             _copy_text(file, folder / file.name)
-    plain = [file for file in weights if file.name.count(".") == 1]
-    widened = [_copy_weights(file, folder / f"{file.name.partition('.')[0]}.safetensors") for file in plain or weights]
+    copied = {file: folder / _plain_name(file.name) for file in (of_one_variant(weights)[1] if weights else ())}
+    widened = [_copy_weights(file, copy) for file, copy in copied.items()]
     if any(widened):
         _declare_fp32(folder / "config.json")
+    _write_shards(list(copied.values()))
     return True
+
+
+def _plain_name(name: str) -> str:
+    """A weights file's name without its variant: it is fp32 now."""
+    stem, _, shard = named_weights(name)
+    return f"{stem}{shard}.safetensors"
+
+
+def _write_shards(files: list[Path]) -> None:
+    """Says which of several files each tensor is in; of one file there is nothing to say."""
+    if not any(named_weights(file.name)[2] for file in files):
+        return
+    headers = {file.name: _header(file) for file in files}
+    places: dict[str, object] = {tensor: name for name, (tensors, _) in headers.items() for tensor in tensors}
+    index = files[0].with_name(f"{named_weights(files[0].name)[0]}{_SHARDS}.json")
+    _write_json(index, {"metadata": {"total_size": sum(size for _, size in headers.values())}, "weight_map": places})
+
+
+def _header(file: Path) -> tuple[list[str], int]:
+    """Names of a safetensors file's tensors, and their bytes: all that lies behind its header."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        names = json.loads(opened.read(length))
+    return sorted(names.keys() - {"__metadata__"}), file.stat().st_size - 8 - length
 
 
 def _copy_weights(source: Path, file: Path) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inpo.errors import InputError
 from inpo.models.families import SCHEDULER, UNET, VAE, Family, family_of
-from inpo.models.folders import INDEX, config_folder, read_json
+from inpo.models.folders import INDEX, config_folder, read_json, settings_beside
 
 _UNET_PREFIX = "model.diffusion_model."
 _TEXTS = (".json", ".txt")
@@ -28,16 +28,17 @@ _TEXTS = (".json", ".txt")
 def unpack(file: Path, config: str | None) -> Path:
     """A pipeline folder with the weights of `file`, in the user's cache: made at the first call, found again by later ones.
 
-    `config` names a pipeline folder for the same architecture, of which only JSON and text files are read; None asks the hub which
-    one diffusers takes for such a file. Raises `InputError` for a pickle, for a file that is no such checkpoint, and for one
-    whose settings cannot be had.
+    `config` names a pipeline folder for the same architecture, of which only JSON and text files are read; None takes the one beside
+    the file that bears its name, else asks the hub which one diffusers takes for such a file. Raises `InputError` for a pickle, for a
+    file that is no such checkpoint, and for one whose settings cannot be had.
     """
     if file.suffix != ".safetensors":
         raise InputError(
             f"model.path={str(file)!r} is no .safetensors file; a .ckpt or .pt is a pickle, which can run code when opened: it is not read"
         )
     shapes = _shapes(file)
-    settings = config_folder(config or _usual_settings(shapes), file, asked=config is not None)
+    beside = None if config else settings_beside(file)
+    settings = beside or config_folder(config or _usual_settings(shapes), file, asked=config is not None)
     _check_prediction(file, shapes, settings)
     folder = _cache() / _digest(file, settings)
     if (folder / INDEX).is_file():
@@ -92,7 +93,8 @@ def _check_prediction(file: Path, tensors: Mapping[str, Tensor], settings: Path)
     if "v_pred" in tensors and said != "v_prediction":
         raise InputError(
             f"model.path={str(file)!r} is marked as a v-prediction model (it has a tensor 'v_pred'), but {scheduler} says "
-            f"prediction_type={said!r}: set model.config to a copy of that folder whose scheduler says v_prediction"
+            f"prediction_type={said!r}: put a copy of that folder whose scheduler says v_prediction beside the file, as "
+            f"{file.with_suffix('')}, or for training set model.config to it"
         )
 
 
@@ -135,7 +137,7 @@ def _write(new: Path, tensors: Mapping[str, Tensor], settings: Path, file: Path)
     except (KeyError, IndexError, RuntimeError) as error:
         raise InputError(
             f"model.path={str(file)!r} does not have the architecture of {settings} ({type(error).__name__}: {error}): "
-            f"set model.config to a folder of the same kind of model"
+            f"put a folder of the same kind of model beside the file, as {file.with_suffix('')}, or for training set model.config to it"
         ) from error
     for component in (UNET, VAE, *family.text_encoders):
         own = {name: tensor.contiguous() for name, tensor in parts[component.name].items()}

@@ -81,6 +81,13 @@ def test_a_second_demo_needs_force(small_demo: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no earlier demo"):
         run_demo(tmp_path, force=True, size=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    # Settings in folders by that name are nothing that only a demo has.
+    for file in ("base/config.yaml", "evaluation/thesis.txt"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("model:\n  path: world\n")
+    with pytest.raises(InputError, match="holds no earlier demo"):
+        run_demo(tmp_path, force=True, size=SMALL)
+    assert (tmp_path / "evaluation" / "thesis.txt").is_file()
 
 
 def test_force_replaces_the_whole_demo(tmp_path: Path) -> None:

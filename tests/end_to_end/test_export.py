@@ -132,6 +132,8 @@ def test_adapters_on_adapters(make: Make, run: Run, tiny_pipeline: Path, tmp_pat
     """Two files cannot be one as they are; by SVD they can, against the plain base."""
     first = make("first", *LORA)
     second = make("second", *LORA, f"model.path={first}")
+    ignored = run("export", first, "--format", "lora", "--base", tmp_path / "no-such", "--out", tmp_path / "lora")
+    assert (ignored.code, "no-such': RUN=" in ignored.err, "leave --base out, or add --rank" in ignored.err) == (2, True, True)
     refused = run("export", second, "--format", "lora", "--out", tmp_path / "lora")
     assert (refused.code, "holds adapters on a base that has adapters itself: --rank" in refused.err) == (2, True)
     done = run("export", second, "--format", "lora", "--rank", 4, "--out", tmp_path / "lora")
@@ -147,10 +149,13 @@ def test_a_run_that_kept_its_unet_alone(make: Make, run: Run, tiny_pipeline: Pat
     out = make("alone", "output.format=unet")
     card = (out / "model" / "README.md").read_text()
     assert "`pairs.parquet`, 12 pairs" in card
-    assert "UNet2DConditionModel.from_pretrained('alone', subfolder='unet')" in card
+    assert "UNet2DConditionModel.from_pretrained('alone/model', subfolder='unet')" in card
     assert run("export", out, "--out", tmp_path / "whole").code == 0
     ours = load(ModelConfig(str(tiny_pipeline), unet=str(out / "model" / "unet")))
     assert ours.fingerprint() == load(ModelConfig(str(tmp_path / "whole"))).fingerprint()
+    (out / "config.yaml").write_text((out / "config.yaml").read_text().replace(str(tiny_pipeline), "/gone/base"))
+    gone = run("export", out, "--out", tmp_path / "again")
+    assert (gone.code, f"{out / 'config.yaml'}: model.path='/gone/base'" in gone.err, "RUN=" in gone.err) == (2, True, False), gone.err
 
 
 def test_halves_and_names_of_files(run: Run, tiny_sdxl_v_pipeline: Path, tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_nothing_is_overwritten_unless_asked(run: Run, tiny_pipeline: Path, tmp_
         assert "choose another, or --force to replace an earlier export" in refused.err
         assert run("export", tiny_pipeline, *arguments, "--force").code == 0
     kept = run("export", tiny_pipeline, "--out", other, "--force")
-    assert (kept.code, "is no earlier save" in kept.err) == (2, True)
+    assert (kept.code, "is no earlier export (it has no README.md of inpo's)" in kept.err) == (2, True)
     assert (other / "thesis.txt").read_text() == "years of work"
 
 
@@ -187,7 +192,11 @@ def test_a_files_neighbour_is_not_its_card(run: Run, tiny_pipeline: Path, tmp_pa
     assert (refused.code, f"its card beside it, and {tmp_path / 'mine.md'} exists: choose another" in refused.err) == (2, True)
     assert (tmp_path / "mine.md").read_text() == "my notes"
     assert not (tmp_path / "mine.safetensors").exists()
-    assert run(*arguments, "--force").code == 0
+    refused = run(*arguments, "--force")
+    assert (refused.code, f"is no earlier export ({tmp_path / 'mine.md'} is no card of inpo's)" in refused.err) == (2, True)
+    assert (tmp_path / "mine.md").read_text() == "my notes"
+    (tmp_path / "mine.md").unlink()
+    assert run(*arguments).code == run(*arguments, "--force").code == 0
     assert "from_single_file" in (tmp_path / "mine.md").read_text()
 
 
@@ -223,7 +232,7 @@ def test_the_card_of_a_single_file_names_settings_that_diffusers_would_not_guess
     guessed = infer_diffusers_model_type({name: torch.empty(8, features)})
     assert guessed == ("v2" if features == 1024 else "v1")
     card = (tmp_path / "one.md").read_text()
-    assert ("from_single_file('one.safetensors', config='BASE')" in card) is told
+    assert (f"from_single_file('one.safetensors', config='{base.name}')" in card) is told
     assert ("Without `config` diffusers would take the file for a model with other settings" in card) is told
 
 
@@ -254,6 +263,7 @@ def test_a_broken_export_leaves_nothing(run: Run, tiny_pipeline: Path, tmp_path:
     (("--format", "lora", "--rank", 4, "--base", "{sdxl}", "--out", "x"), "the trained network and the base differ in"),
     (("--format", "lora", "--rank", 4, "--base", "nowhere/at/all", "--out", "x"), "--base='nowhere/at/all'"),
     (("--format", "lora", "--out", "taken.txt"), "is a file: give a folder"),
+    (("--format", "unet", "--out", "taken.txt"), "a unet is a folder, not a file"),
     (("--format", "lora", "--out", "folder.safetensors"), "is a folder, and its name is a file's"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(
@@ -280,6 +290,8 @@ def test_runs_that_cannot_be_exported(make: Make, run: Run, tiny_pipeline: Path,
     (base / "config.yaml").write_text(text)
     gone = run("export", base, "--format", "lora", "--rank", 2, "--out", tmp_path / "lora")
     assert (gone.code, "names a base that cannot be used" in gone.err, "give it as --base" in gone.err) == (2, True, True)
+    assert f"config.yaml names a base that cannot be used (path='{tmp_path / 'gone'}'" in gone.err
+    assert "RUN=" not in gone.err
     shutil.rmtree(out / "model")
     unfinished = run("export", out, "--out", tmp_path / "whole")
     assert (unfinished.code, "is a run that has no model/ yet" in unfinished.err) == (2, True)

@@ -210,6 +210,8 @@ def test_without_a_hub_or_a_token(trained: Path, hub: Hub, run: Run, monkeypatch
 
 @pytest.mark.parametrize(("source", "to", "words"), [
     ("{run}", "mine", "--to 'mine' is no name of a repository"),
+    *(("{run}", to, f"--to {to!r} is no name of a repository: write owner/name") for to in (
+        "a/b..c", "a/b-", "a/b.", "a/b--c", "a-/b", "a/b.git", "a/" + "b" * 99)),
     ("{tmp}/nowhere", "owner/mine", "there is no such folder or file"),
     ("{tmp}", "owner/mine", "has no README.md: give a finished run's folder"),
     ("{tmp}/card-alone", "owner/mine", "has no weights"),
@@ -224,7 +226,7 @@ def test_what_cannot_be_pushed(source: str, to: str, words: str, trained: Path, 
 def test_what_was_measured_since_is_added_once() -> None:
     """Before the licence; a card that has it stays."""
     judgements = (Judgement("candidate", "baseline", MethodSummary(scorer="s", win_rate=0.75, low=0.5, high=1.0, n=8)),)
-    text = published("# a\n\npipe('a')\n\n## Licence\n\nTerms.\n", "a", "owner/a", judgements)
+    text = published("\n# a\n\nbase('a')\npipe('a')  # this result\n\n## Licence\n\nTerms.\n", "owner/b", judgements)
     assert text.index("0.750") < text.index("## Licence")
-    assert "pipe('owner/a')" in text
-    assert published(text, "a", "owner/a", judgements) == text
+    assert "\n# b\n\nbase('a')\npipe('owner/b')  # this result\n" in text
+    assert published(text, "owner/b", judgements) == text

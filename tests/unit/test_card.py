@@ -10,10 +10,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from inpo.card import Card, made_from_hub, public, public_settings
+from inpo.bases import base_of
+from inpo.card import Card, is_card, told_places
 from inpo.config import Experiment, load_experiment
 from inpo.evaluation.summary import MethodSummary, SecondScorer
+from inpo.models.config import ModelConfig
 from inpo.models.families import PIXART_SIGMA, SD, SD3, SDXL
+from inpo.public import public, public_settings
 from inpo.results import Judgement
 
 
@@ -80,15 +83,46 @@ def test_a_folder_two_parts_deep_is_no_model_of_the_hub(beside: bool, tmp_path: 
 def test_what_was_a_folder_where_it_was_trained_is_one_elsewhere(tmp_path: Path) -> None:
     """The run's own card knows whether its base came from the hub; without one, and for one that says nothing, nobody does."""
     made = experiment("model.path=models/base")
-    for known in (True, False):
-        (tmp_path / "README.md").write_text(Card("mine", "pipeline", SD, made, from_hub=known).text())
-        assert made_from_hub(tmp_path) is known
-        text = Card("mine", "lora", SD, made, file="x", from_hub=made_from_hub(tmp_path)).text()
-        assert ("models/base" in text) is known
+    for known in ("models/base", "base"):
+        (tmp_path / "README.md").write_text(Card("mine", "pipeline", SD, made, told=frozenset({known})).text())
+        assert told_places(tmp_path) == {known}
+        text = Card("mine", "lora", SD, made, file="x", told=told_places(tmp_path)).text()
+        assert ("models/base" in text) is (known == "models/base")
+    # The settings were changed since.
+    assert "owner/moved" in Card("mine", "lora", SD, experiment("model.path=owner/moved"), file="x", told=frozenset({"base"})).text()
     for content in ("# mine", "---\n- 1: [\n---\n", "---\n1\n---\n"):
         (tmp_path / "README.md").write_text(content)
-        assert made_from_hub(tmp_path) is None
-    assert made_from_hub(tmp_path / "nowhere") is None
+        assert told_places(tmp_path) == frozenset()
+        assert not is_card(tmp_path / "README.md")
+    assert told_places(tmp_path / "nowhere") == frozenset()
+
+
+@pytest.mark.parametrize(("replaced", "base_model"), [
+    ("model.unet=mhdang/dpo-sd1.5-text2image-v1", "mhdang/dpo-sd1.5-text2image-v1"),
+    ("model.unet=folder", None),
+    ("model.vae=folder", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+])  # fmt: skip
+@pytest.mark.parametrize("form", ["lora", "unet"])
+def test_the_base_model_is_what_its_network_was(form: str, replaced: str, base_model: str | None) -> None:
+    """Of a network that replaced the base's own its id, and none where that is on no hub; a VAE makes no difference."""
+    text = Card("mine", form, SD, experiment(replaced), file="x.safetensors").text()
+    facts = ModelCard(text).data.to_dict()
+    assert facts.get("base_model") == base_model
+    assert facts.get("base_model_relation") == ({"lora": "adapter", "unet": "finetune"}[form] if base_model else None)
+    assert ("vae = AutoencoderKL.from_pretrained('folder')" in text) is ("vae" in replaced)
+    if form == "lora" and "mhdang" in replaced:
+        assert "network = UNet2DConditionModel.from_pretrained('mhdang/dpo-sd1.5-text2image-v1', subfolder='unet')" in text
+
+
+def test_the_world_and_a_measured_base_are_said() -> None:
+    """The embedded pipeline is in the package; a LoRA is loaded on what it was measured from, and trained from another."""
+    text = Card("mine", "lora", SD, experiment("model.path=world"), file="x").text()
+    assert "import inpo.world" in text
+    assert "from_pretrained(inpo.world.pipeline_path())" in text
+    text = Card("mine", "lora", SD, experiment("model.path=folder"), file="x", base=base_of(ModelConfig("owner/plain"))).text()
+    assert ModelCard(text).data.base_model == "owner/plain"
+    assert "from_pretrained('owner/plain')" in text
+    assert "from `folder`" in text
 
 
 def test_names_cannot_break_out_of_the_card() -> None:

@@ -21,6 +21,7 @@ from inpo.models.export.original import UNetNames, unet_tensors, vae_tensors
 from inpo.models.families import SD as SD_FAMILY
 from inpo.models.families import SDXL as SDXL_FAMILY
 from inpo.models.lora import adapter_weights, attach, merge, write_adapter
+from tests.tiny_models import tiny_unet
 
 CPU = torch.device("cpu")
 SD15 = {"cross_attention_dim": 768, "sample_size": 64}
@@ -210,3 +211,26 @@ def test_adapters_are_read_back_and_kept_in_halves(tmp_path: Path) -> None:
         "unet.linear.lora_B.weight": torch.float16,
     }
     assert not Adapters(1, {"a": Layer(torch.zeros(1, 1), torch.zeros(1, 1))}).dora
+
+
+def names_of_comfyui(network: nn.Module) -> set[str]:
+    """What ComfyUI's `model_lora_keys_unet` takes for a layer of a UNet, besides `lora_unet_…`: its diffusers names, with `processor`."""
+    layers = (name.removesuffix(".weight") for name in network.state_dict() if name.endswith(".weight"))
+    return {f"unet.{name.replace('.to_', '.processor.to_')}".replace(".processor.to_out.0", ".processor.to_out") for name in layers}
+
+
+def test_which_layout_comfyui_reads(tmp_path: Path) -> None:
+    """Of a UNet kohya's, whole; of diffusers' layout not one attention layer, as the page of exports says."""
+    network = tiny_unet()
+    attach(network, Lora(2), seed=0, attention=SD_FAMILY.lora_targets)
+    write_adapter(tmp_path, network, Lora(2), part="unet")
+    adapters = read_adapters(tmp_path)
+    write_diffusers(tmp_path / "diffusers.safetensors", adapters, torch.float32, part="unet")
+    write_kohya(tmp_path / "kohya.safetensors", adapters, torch.float32, naming=str)
+    plain = tiny_unet()
+    assert not {name.partition(".lora_")[0] for name in load_file(tmp_path / "diffusers.safetensors")} & names_of_comfyui(plain)
+    known = {f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}" for name in plain.state_dict()}
+    assert {name.partition(".")[0] for name in load_file(tmp_path / "kohya.safetensors")} <= known
+    page = (Path(__file__).resolve().parents[3] / "docs" / "export.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `lora` |"))
+    assert "of SD3 also ComfyUI" in row

@@ -86,11 +86,27 @@ def test_without_settings_and_without_a_network_the_key_is_named(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     file = write_single_file(tiny_pipeline, tmp_path / "one.safetensors")
-    with pytest.raises(InputError, match=r"set model\.config to a diffusers folder") as caught:
+    with pytest.raises(InputError, match=r"put a diffusers folder .* beside it, as .*/one, or for training set model\.config") as caught:
         load(ModelConfig(str(file)))
     assert "hf_secret" not in str(caught.value)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tiny_pipeline))
     assert load(ModelConfig(str(file))).family.name == "sd"
+
+
+def test_settings_beside_the_file_need_no_network_and_no_key(
+    tiny_pipeline: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the file's name: `--model one.safetensors` has no other way to its settings. model.config comes before it."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    file = write_single_file(tiny_pipeline, tmp_path / "one.safetensors")
+    (tmp_path / "one").mkdir()
+    with pytest.raises(InputError, match="could not be fetched"):
+        load(ModelConfig(str(file)))
+    (tmp_path / "one").rmdir()
+    beside = settings_alone(tiny_pipeline, tmp_path / "one")
+    assert load(ModelConfig(str(file))).fingerprint() == load(ModelConfig(str(tiny_pipeline))).fingerprint()
+    (beside / "model_index.json").write_text("{")
+    assert load(ModelConfig(str(file), config=str(tiny_pipeline))).family.name == "sd"
 
 
 def test_what_is_no_checkpoint_is_refused_unopened(tiny_pipeline: Path, tmp_path: Path, cache: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import T5EncoderModel
 
 from inpo.errors import InputError
 from inpo.models.config import Lora, ModelConfig
+from inpo.models.folders import weights_variant
 from inpo.models.loading import load
 from inpo.models.lora import adapted_layers
 from inpo.models.model import Model
@@ -223,3 +227,47 @@ def test_pictures_encode_to_the_shifted_and_scaled_posterior(model: Model, diffu
     assert_close(model.encoder.encode_images(pictures).mean, (mean - 0.06) * 1.5)
     expected = diffusers_pipeline.image_processor.postprocess(vae.decode(latents() / 1.5 + 0.06).sample.detach(), output_type="np")
     assert_close(model.encoder.decode(latents()), torch.from_numpy((expected * 255).round()).to(torch.uint8))
+
+
+def in_shards(folder: Path, *, variant_last: bool) -> None:
+    """Puts half-precision shards in the place of T5's weights, under either name that diffusers' versions give them."""
+    t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_3").half()
+    for file in (folder / "text_encoder_3").glob("*"):
+        file.unlink()
+    t5.save_pretrained(folder / "text_encoder_3", variant="fp16", max_shard_size="4KB")
+    shards = sorted((folder / "text_encoder_3").glob("model.fp16-*-of-*.safetensors"))
+    assert len(shards) > 1
+    if variant_last:
+        index = folder / "text_encoder_3" / "model.safetensors.index.fp16.json"
+        text = index.read_text()
+        for shard in shards:
+            name = re.sub(r"model\.fp16(-\d+-of-\d+)", r"model\1.fp16", shard.name)
+            text = text.replace(shard.name, name)
+            shard.rename(shard.with_name(name))
+        index.write_text(text)
+
+
+@pytest.mark.parametrize("variant_last", [False, True])
+def test_a_t5_in_half_precision_shards_is_read_and_saved_whole(
+    variant_last: bool, tiny_sd3_pipeline: Path, tmp_path: Path
+) -> None:
+    """As SD3's T5 is published: every tensor comes in, and diffusers reads every one of what is saved, in fp32."""
+    base = shutil.copytree(tiny_sd3_pipeline, tmp_path / "base")
+    in_shards(base, variant_last=variant_last)
+    assert weights_variant(base / "text_encoder_3", "model") == "fp16"
+    load(ModelConfig(str(base))).save_pipeline(tmp_path / "saved")
+    saved = tmp_path / "saved" / "text_encoder_3"
+    assert {file.name for file in saved.glob("*index*")} == {"model.safetensors.index.json"}
+    assert all(re.fullmatch(r"model-\d+-of-\d+\.safetensors", file.name) for file in saved.glob("*.safetensors"))
+    whole = load_file(tiny_sd3_pipeline / "text_encoder_3" / "model.safetensors")
+    read, found = T5EncoderModel.from_pretrained(saved, output_loading_info=True)
+    assert not found["missing_keys"]
+    for name, tensor in read.state_dict().items():
+        assert tensor.dtype == torch.float32
+        if name in whole:
+            assert_close(tensor, whole[name].half().float(), rtol=0, atol=0)
+    assert sum(len(load_file(file)) for file in saved.glob("*.safetensors")) == len(whole)
+    index = json.loads((saved / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == whole.keys()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    StableDiffusion3Pipeline.from_pretrained(tmp_path / "saved")
