@@ -88,7 +88,7 @@ def fault(folder: Path) -> object:
 
 
 def stopped(folder: Path) -> object:
-    """SIGTERM on rank 1 alone ends both after the same step; resuming finishes as if nothing had happened."""
+    """SIGTERM on rank 1 alone makes both drop the step; resuming finishes as if nothing had happened."""
 
     result = train(folder / "stopped", loader=SignallingLoader(held_out=7))
     train(folder / "stopped", resume="latest")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _get_default_store
 
 from inpo.errors import InputError, RunFault
 
@@ -60,6 +62,20 @@ def on_main(action: Callable[[], T]) -> T:
     if isinstance(outcome[1], Exception):
         raise outcome[1]
     return cast(T, outcome[0])
+
+
+def tell_others(word: str) -> None:
+    """Ends every `wait_for_main` for this word. Not a collective: the group may be broken."""
+    with suppress(RuntimeError, ValueError):
+        _get_default_store().set(word, "")
+
+
+def wait_for_main(word: str, *, seconds: float, until: Callable[[], object]) -> None:
+    """Waits for the main process's `tell_others`, at most so long and at most until `until()`. It may be gone, so nothing is raised."""
+    end = time.monotonic() + seconds
+    with suppress(RuntimeError, ValueError):
+        while time.monotonic() < end and not until() and not _get_default_store().check([word]):
+            time.sleep(0.1)
 
 
 def gather_rows(vector: Tensor, device: torch.device) -> Tensor:
