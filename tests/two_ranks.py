@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.distributed_c10d import _get_default_group
 
 from inpo.data import index
 from inpo.data.config import DataConfig
@@ -139,7 +140,8 @@ def opening(folder: Path) -> object:
 
     on_main(build)
     found = ParquetPairs.open(config, folder=folder / "opened")
-    return {"scans": len(examined), "size": found.size, "fingerprint": found.fingerprint}
+    patience = _get_default_group()._get_backend(torch.device("cpu")).options._timeout
+    return {"scans": len(examined), "size": found.size, "fingerprint": found.fingerprint, "hours": patience.total_seconds() / 3600}
 
 
 def refusals(folder: Path) -> object:

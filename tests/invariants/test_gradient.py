@@ -111,8 +111,9 @@ def test_a_replacement_is_decided_for_all_ranks(two_ranks: Path) -> None:
 
 
 def test_rows_are_examined_by_one_process(two_ranks: Path) -> None:
-    """Decoding a whole data set once a process would take as many times as long on the same disk."""
+    """Decoding a whole data set once a process would take as many times as long on the same disk. The others wait for it, for hours."""
     first, second = both(two_ranks, "opening")
+    assert first["hours"] == second["hours"] >= 6
     assert (first["scans"], second["scans"]) == (1, 0)
     assert (first["size"], first["fingerprint"]) == (second["size"], second["fingerprint"])
 
