@@ -275,6 +275,9 @@ class PairLoader(Protocol):
     def fetch(self, positions: Sequence[int]) -> PairBatch:
         """The pairs at these positions, on the encoder's device. Pure in (seed, position)."""
 
+    def expect(self, positions: Sequence[int]) -> None:
+        """These will be fetched next, so that work may begin on them. Changes no result."""
+
     def validation(self) -> Sequence[PairBatch]:
         """The held-out pairs in fixed batches; empty where nothing is held out."""
 

@@ -7,7 +7,7 @@ mean, however the step is cut into micro-batches and processes. Nothing here wai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,17 +96,27 @@ class GradientSource:
     def points(self, step: int) -> Points:
         """Reads this process's pairs of the step and finds their training points. Raises `RunFault` where memory does not suffice."""
         schedule, noising = self.networks.policy.schedule, self.method.noising
-        times = step_times(schedule, self.config, step, noising.t_range)
-        places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
-        start = step * self.config.pairs_per_step
+        places, times = self._own(step)
         with torch.no_grad(), told_as_fault("inversion", self.config, step=step):
-            pairs = self.loader.fetch([start + place for place in places]).to(self.parallel.device)
+            pairs = self.loader.fetch(self._positions(step, places)).to(self.parallel.device)
+            # Other places of the step than in this one, since they go by its times.
+            self.loader.expect(self._positions(step + 1, self._own(step + 1)[0]) if step + 1 < self.config.steps else [])
             noised = noising(
-                self.networks.inverter(self.method), pairs, times[places], PairNoise(self.config.seed, step, tuple(places)),
+                self.networks.inverter(self.method), pairs, times, PairNoise(self.config.seed, step, tuple(places)),
                 lose=self.method.objective.needs.lose, batch_pairs=self.config.inversion_batch_pairs,
             )  # fmt: skip
         trained = noised.win.t.cpu()
         return Points(step, pairs, noised, trained, schedule.bucket(trained, BUCKETS))
+
+    def _own(self, step: int) -> tuple[list[int], Tensor]:
+        """Which of a step's pairs this process takes, and their times."""
+        times = step_times(self.networks.policy.schedule, self.config, step, self.method.noising.t_range)
+        places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
+        return places, times[places]
+
+    def _positions(self, step: int, places: Sequence[int]) -> list[int]:
+        """Where in the run these pairs of a step stand."""
+        return [step * self.config.pairs_per_step + place for place in places]
 
     def __call__(self, points: Points, scale: float = 1.0, *, z: float = 0.0) -> PairRows:
         """Adds this process's share of the step's gradient, times `scale`, to `.grad`; returns what was measured on the way.
