@@ -122,7 +122,7 @@ class EncodedPairs:
         return self._encoder.prompts_encoded
 
     def fetch(self, positions: Sequence[int]) -> PairBatch:
-        """The training pairs at these positions, on the encoder's device."""
+        """The training pairs at these positions, on the CPU: the prompts of a step may take more memory than a device can spare."""
         keys = {position: self._key(position) for position in positions}
         fresh = dict(self._encode_and_keep([position for position, key in keys.items() if key not in self._cache]))
         return self._batch(positions, [fresh.get(position) or self._kept(keys[position]) for position in positions])
@@ -163,7 +163,7 @@ class EncodedPairs:
             pairs = list(self._encode(shown)) if self._config.validation_fraction > 0 else []
             starts = range(0, len(pairs), VALIDATION_BATCH)
             self._validation = [self._validation_batch(pairs[start : start + VALIDATION_BATCH]) for start in starts]
-        return [batch.to(self._encoder.device) for batch in self._validation]
+        return self._validation
 
     def close(self) -> None:
         """Stops the decoding threads; what they had prepared is dropped."""
@@ -244,7 +244,7 @@ class EncodedPairs:
     def _batch(self, positions: Sequence[int], pairs: Sequence[_Encoded]) -> PairBatch:
         latents = [pair.latents.draw(seed=self._seed, position=position) for position, pair in zip(positions, pairs, strict=True)]
         prompts = ["" if self._drops_prompt(position) else pair.facts.caption for position, pair in zip(positions, pairs, strict=True)]
-        return self._assemble(pairs, latents, prompts).to(self._encoder.device)
+        return self._assemble(pairs, latents, prompts)
 
     def _drops_prompt(self, position: int) -> bool:
         return self._config.prompt_dropout > 0 and seed_for(self._seed, "dropout", position) < self._config.prompt_dropout * 2.0**63
