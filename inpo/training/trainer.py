@@ -20,6 +20,7 @@ from inpo.training.gradient import GradientSource, Networks, Points
 from inpo.training.memory import told_as_fault
 from inpo.training.metrics import ForwardCounter, peak_memory_bytes
 from inpo.training.optim import WeightAverage, learning_rate, make_optimizer, trainable
+from inpo.training.reading import Reader
 from inpo.training.scaling import MAX_OVERFLOWS, LossScale
 from inpo.training.settings import Settings
 from inpo.training.snapshot import Snapshot
@@ -69,7 +70,7 @@ class Trainer:
             subject, self.optimizer, self.weights, self.average, self.scale, settings.optimizer.name, baseline=self.baseline
         )
         self.networks = Networks(cast(Denoiser, policy), self._placed_reference())
-        self.gradient = GradientSource(self.networks, loader, method, settings.train, self.parallel)
+        self.gradient = GradientSource(self.networks, Reader(loader, stop.check), method, settings.train, self.parallel)
         self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.parallel)
         self._hooks = ExitStack()
         self.counter = ForwardCounter([module for module in (policy, subject.reference) if isinstance(module, nn.Module)])

@@ -12,10 +12,12 @@ from inpo.data.config import DataConfig
 from inpo.data.loader import EncodedPairs
 from inpo.methods import method
 from inpo.training.gradient import GradientSource, Networks
+from inpo.training.reading import Reader
 from inpo.types import PairSource
 from tests.tiny_denoiser import TinyDenoiser
 from tests.training_runs import settings
 from tests.unit.data.making import SIDE, MadePairs, SmallEncoder
+from tests.unit.data.test_loader import same
 
 STEPS, CPU = 4, torch.device("cpu")
 USE = settings(steps=STEPS, pairs_per_step=64)
@@ -46,6 +48,18 @@ class Counting(EncodedPairs):
         if position in self._waiting:
             self.foreseen.append(position)
         return super()._submit(position)
+
+
+@pytest.mark.parametrize("crop", ["center", "random"])
+def test_pairs_read_a_few_at_a_time_are_the_same(crop: str) -> None:
+    """Also to the encoder: as many go through it together, so that no last bit moves."""
+    config = DataConfig("made", resolution=SIDE, validation_fraction=0.0, crop=crop)
+    encoders = SmallEncoder(), SmallEncoder()
+    whole, loader = (EncodedPairs(MadePairs(40), each, config=config, seed=0, pairs_per_step=20) for each in encoders)
+    with whole, loader:
+        reader = Reader(loader, lambda: None)
+        assert all(same(reader.fetch(range(i, i + 20)), whole.fetch(range(i, i + 20))) for i in (0, 20, 40))
+    assert encoders[0].image_calls == encoders[1].image_calls
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
