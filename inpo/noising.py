@@ -49,7 +49,8 @@ class Noising(Protocol):
 
         `t` lies on the CPU wherever the pairs are, as do levels, k and draws: grids are worked out without waiting for the device, and
         all devices walk the same ones. `lose=False` leaves the losers out; single pictures have none.
-        `batch_pairs` bounds how many pairs go through the network together; results do not depend on it.
+        `batch_pairs` bounds how many pairs go through the network together; results do not depend on it. Points come back to where
+        `pairs` are, also if rows that are taken from these come to another device, as the trainer's do.
         """
 
 
@@ -163,10 +164,11 @@ class Inversion:
         end = t if m == 1 else denoiser.schedule.raised(t, wanted[:, -1] - k, self.inversion_steps)
         order = wanted[:, -1].argsort(descending=True, stable=True).tolist()
         groups = [order[i : i + batch_pairs] for i in range(0, len(order), batch_pairs)]
-        done = [self._walk(denoiser, pairs[rows], end[rows], noise[rows], wanted=wanted[rows], lose=lose) for rows in groups]
+        walks = (self._walk(denoiser, pairs[rows], end[rows], noise[rows], wanted=wanted[rows], lose=lose) for rows in groups)
+        done = [[placed(side, pairs.win.device) for side in sides] for sides in walks]
         back = (m * torch.tensor(order).argsort()[:, None] + torch.arange(m)).flatten()
-        win, losers = _gather([win for win, _ in done], back), [loser for _, loser in done if loser is not None]
-        return NoisedPairs(win, _gather(losers, back) if losers else None, pairs.condition, pairs.preference, points_per_pair=m)
+        win, *losers = (_gather(list(parts), back) for parts in zip(*done, strict=True))
+        return NoisedPairs(win, losers[0] if losers else None, pairs.condition, pairs.preference, points_per_pair=m)
 
     def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
         """k(t), `[B]`: steps from the clean node to t."""
@@ -198,8 +200,8 @@ class Inversion:
 
     def _walk(
         self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, wanted: Tensor, lose: bool
-    ) -> tuple[Noised, Noised | None]:
-        """Training points of winners and of losers, `m` together for each pair."""
+    ) -> list[Noised]:
+        """Training points of winners, then of losers if they are wanted, `m` together for each pair."""
         # A pair's winner and loser stand together: they share time, grid and condition, and land together.
         both = [pairs.win, pairs.lose] if lose and pairs.lose is not None else [pairs.win]
         x_0, sides = torch.stack(both, dim=1).flatten(0, 1), len(both)
@@ -217,8 +219,7 @@ class Inversion:
                 found.append(self._points(denoiser, x_0[here], landed))
                 places.append(here)
         order = torch.cat(places).argsort(stable=True).view(len(pairs), sides, -1)
-        win, *losers = (_gather(found, order[:, side].flatten()) for side in range(sides))
-        return win, losers[0] if losers else None
+        return [_gather(found, order[:, side].flatten()) for side in range(sides)]
 
     def _nodes(self, schedule: Schedule, t: Tensor, k: Tensor) -> list[Level]:
         if self.compat:
@@ -280,4 +281,12 @@ def _gather(parts: list[Noised], order: Tensor) -> Noised:
         joined = torch.cat(values)
         return joined[order.to(joined.device)]
 
-    return Noised(*(column(list(values)) for values in zip(*((p.x_t, p.t, p.target, p.tau) for p in parts), strict=True)))
+    tau = column([p.tau for p in parts])
+    target = tau if all(p.target is p.tau for p in parts) else column([p.target for p in parts])
+    return Noised(column([p.x_t for p in parts]), column([p.t for p in parts]), target, tau)
+
+
+def placed(point: Noised, device: torch.device) -> Noised:
+    """The latents on a device; times stay. What a network of ε should predict is τ itself, and stays the same tensor."""
+    tau = point.tau.to(device)
+    return Noised(point.x_t.to(device), point.t, tau if point.target is point.tau else point.target.to(device), tau)

@@ -126,9 +126,8 @@ class NoisedPairs:
         return len(self.win.t)
 
     def __getitem__(self, rows: slice | Tensor) -> NoisedPairs:
-        lose = None if self.lose is None else self.lose[rows]
         own = rows if self.points_per_pair == 1 else self.owners(rows)
-        return NoisedPairs(self.win[rows], lose, self.condition[own], self.preference[own])
+        return NoisedPairs(self.win[rows], self.lose and self.lose[rows], self.condition[own], self.preference[own])
 
     def owners(self, rows: slice | Tensor) -> list[int]:
         """Which pair each of these points is of."""
@@ -273,10 +272,13 @@ class PairLoader(Protocol):
     """Encoded pairs by their position in the run: position = step · pairs_per_step + place in the step, from 0 for ever."""
 
     def fetch(self, positions: Sequence[int]) -> PairBatch:
-        """The pairs at these positions, on the encoder's device. Pure in (seed, position)."""
+        """The pairs at these positions, on the CPU. Pure in (seed, position)."""
+
+    def expect(self, positions: Sequence[int]) -> None:
+        """These will be fetched next, so that work may begin on them. Changes no result."""
 
     def validation(self) -> Sequence[PairBatch]:
-        """The held-out pairs in fixed batches; empty where nothing is held out."""
+        """The held-out pairs in fixed batches, on the CPU; empty where nothing is held out."""
 
 
 class Scorer(Protocol):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.distributed_c10d import _get_default_group
 
 from inpo.data import index
 from inpo.data.config import DataConfig
@@ -91,7 +92,7 @@ def fault(folder: Path) -> object:
 
 
 def stopped(folder: Path) -> object:
-    """SIGTERM on rank 1 alone ends both after the same step; resuming finishes as if nothing had happened."""
+    """SIGTERM on rank 1 alone makes both drop the step; resuming finishes as if nothing had happened."""
 
     result = train(folder / "stopped", loader=SignallingLoader(held_out=7))
     train(folder / "stopped", resume="latest")
@@ -142,7 +143,8 @@ def opening(folder: Path) -> object:
 
     on_main(build)
     found = ParquetPairs.open(config, folder=folder / "opened")
-    return {"scans": len(examined), "size": found.size, "fingerprint": found.fingerprint}
+    patience = _get_default_group()._get_backend(torch.device("cpu")).options._timeout
+    return {"scans": len(examined), "size": found.size, "fingerprint": found.fingerprint, "hours": patience.total_seconds() / 3600}
 
 
 def refusals(folder: Path) -> object:

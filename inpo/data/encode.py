@@ -74,7 +74,6 @@ class PairEncoder:
         self._prompts: BoundedStore[Condition] = BoundedStore(_condition_bytes, prompt_bytes)
         self.images_encoded = 0
         self.prompts_encoded = 0
-        self.device = torch.device("cpu")
 
     @torch.no_grad()
     def latents(self, pairs: Sequence[Tensor]) -> list[Latents]:
@@ -82,7 +81,6 @@ class PairEncoder:
         pictures = torch.cat(list(pairs))
         posterior = self._encoder.encode_images(pictures)
         self.images_encoded += len(pictures)
-        self.device = posterior.mean.device
         means = _by_pair(posterior.mean, len(pairs))
         stds = _by_pair(posterior.std, len(pairs)) if self._wants_std else [None] * len(means)
         return [Latents(mean, std) for mean, std in zip(means, stds, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -76,8 +76,7 @@ class EncodedPairs:
     """The loader: pairs of `source`, shuffled, cropped and encoded, for ever.
 
     config: `resolution` must be set (the caller fills in the model's). seed: of order, crops, posterior noise and dropout.
-    pairs_per_step: pairs of one optimiser step over all processes; guesses which positions come next, and a set with fewer
-    training pairs is refused with an `InputError`.
+    pairs_per_step: pairs of one optimiser step over all processes; a set with fewer training pairs is refused with an `InputError`.
     cache_bytes: memory for latents. Every result is the same whatever it is: a pair that may be kept is encoded by itself,
     because the encoder may round differently in another batch, and a resumed run starts with nothing kept.
 
@@ -89,7 +88,7 @@ class EncodedPairs:
     ) -> None:
         if config.resolution is None:
             raise InputError("data.resolution is not set, and no model has filled it in: set it to the model's picture size in pixels")
-        self._source, self._config, self._seed, self._pairs_per_step = source, config, seed, pairs_per_step
+        self._source, self._config, self._seed = source, config, seed
         self._resolution = config.resolution
         self._ids = ids_of(source)
         held = np.array([held_out(pair_id, config.validation_fraction) for pair_id in self._ids], dtype=bool)
@@ -123,12 +122,20 @@ class EncodedPairs:
         return self._encoder.prompts_encoded
 
     def fetch(self, positions: Sequence[int]) -> PairBatch:
-        """The training pairs at these positions, on the encoder's device. Then decodes what the next step will ask for."""
-        self._forget_before(min(positions))
+        """The training pairs at these positions, on the CPU: the prompts of a step may take more memory than a device can spare."""
         keys = {position: self._key(position) for position in positions}
         fresh = dict(self._encode_and_keep([position for position, key in keys.items() if key not in self._cache]))
-        self._decode_ahead(position + self._pairs_per_step for position in positions)
         return self._batch(positions, [fresh.get(position) or self._kept(keys[position]) for position in positions])
+
+    def expect(self, positions: Sequence[int]) -> None:
+        """Decodes the first `AHEAD` of these in the background, and forgets whatever else was decoded."""
+        for stale in self._waiting.keys() - set(positions):
+            self._waiting.pop(stale).cancel()
+        for position in positions:
+            if len(self._waiting) >= AHEAD:
+                return
+            if position not in self._waiting and self._key(position) not in self._cache:
+                self._waiting[position] = self._pool.submit(self._show, position)
 
     def encode_ahead(self, positions: range) -> bool:
         """Encodes all that these positions and the held-out pairs will ask for, once, if memory can keep it.
@@ -156,7 +163,7 @@ class EncodedPairs:
             pairs = list(self._encode(shown)) if self._config.validation_fraction > 0 else []
             starts = range(0, len(pairs), VALIDATION_BATCH)
             self._validation = [self._validation_batch(pairs[start : start + VALIDATION_BATCH]) for start in starts]
-        return [batch.to(self._encoder.device) for batch in self._validation]
+        return self._validation
 
     def close(self) -> None:
         """Stops the decoding threads; what they had prepared is dropped."""
@@ -223,17 +230,6 @@ class EncodedPairs:
     def _submit(self, position: int) -> Future[_Shown]:
         return self._waiting.pop(position, None) or self._pool.submit(self._show, position)
 
-    def _decode_ahead(self, positions: Iterable[int]) -> None:
-        for position in positions:
-            if len(self._waiting) >= AHEAD:
-                return
-            if position not in self._waiting and self._key(position) not in self._cache:
-                self._waiting[position] = self._pool.submit(self._show, position)
-
-    def _forget_before(self, position: int) -> None:
-        for stale in [waiting for waiting in self._waiting if waiting < position]:
-            self._waiting.pop(stale).cancel()
-
     def _encode(self, shown: Iterator[_Shown]) -> Iterator[_Encoded]:
         together = 1 if self._comes_back else _FRESH_TOGETHER
         while group := list(islice(shown, together)):
@@ -248,7 +244,7 @@ class EncodedPairs:
     def _batch(self, positions: Sequence[int], pairs: Sequence[_Encoded]) -> PairBatch:
         latents = [pair.latents.draw(seed=self._seed, position=position) for position, pair in zip(positions, pairs, strict=True)]
         prompts = ["" if self._drops_prompt(position) else pair.facts.caption for position, pair in zip(positions, pairs, strict=True)]
-        return self._assemble(pairs, latents, prompts).to(self._encoder.device)
+        return self._assemble(pairs, latents, prompts)
 
     def _drops_prompt(self, position: int) -> bool:
         return self._config.prompt_dropout > 0 and seed_for(self._seed, "dropout", position) < self._config.prompt_dropout * 2.0**63

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _get_default_store
 
 from inpo.errors import InputError, RunFault
 
@@ -18,6 +21,10 @@ T = TypeVar("T")
 
 SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 """What `accelerate launch` sets in the environment for a network that is cut over processes."""
+
+PATIENCE = timedelta(hours=12)
+"""How long a collective waits for the slowest process. By default NCCL gives up after 10 minutes, in which the main process cannot
+download a model or decode half a million pairs while the others wait (`on_main`). A launcher notices a process that is gone by itself."""
 
 BUCKET_NUMBERS = 25_000_000
 """Gradients are added up so many numbers at a time: 100 MB of memory instead of a second copy of all of them."""
@@ -35,7 +42,7 @@ def processes() -> PartialState:
             "`accelerate config`, and lora.rank or optimizer.name=adamw8bit where memory does not suffice"
         )
     # Without being told so, accelerate forms no group on a machine that has CPUs only.
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         raise InputError(f"the launcher started {started} processes, but accelerate sees {state.num_processes}; use `accelerate launch`")
@@ -45,7 +52,8 @@ def processes() -> PartialState:
 def on_main(action: Callable[[], T]) -> T:
     """What `action` returns on the main process, on every process. An error there is raised everywhere, so that nobody waits for ever.
 
-    A collective where there are several processes: all of them must come here. What is returned must be picklable.
+    A collective where there are several processes: all of them must come here, and wait for `PATIENCE` at most. What is returned must
+    be picklable.
     """
     state = processes()
     if state.num_processes == 1:
@@ -60,6 +68,20 @@ def on_main(action: Callable[[], T]) -> T:
     if isinstance(outcome[1], Exception):
         raise outcome[1]
     return cast(T, outcome[0])
+
+
+def tell_others(word: str) -> None:
+    """Ends every `wait_for_main` for this word. Not a collective: the group may be broken."""
+    with suppress(RuntimeError, ValueError):
+        _get_default_store().set(word, "")
+
+
+def wait_for_main(word: str, *, seconds: float, until: Callable[[], object]) -> None:
+    """Waits for the main process's `tell_others`, at most so long and at most until `until()`. It may be gone, so nothing is raised."""
+    end = time.monotonic() + seconds
+    with suppress(RuntimeError, ValueError):
+        while time.monotonic() < end and not until() and not _get_default_store().check([word]):
+            time.sleep(0.1)
 
 
 def gather_rows(vector: Tensor, device: torch.device) -> Tensor:
@@ -144,9 +166,9 @@ def gather_lists(items: list[T]) -> list[T]:
 
 def device() -> torch.device:
     """Where this process computes."""
-    return cast(torch.device, PartialState().device)
+    return cast(torch.device, PartialState(timeout=PATIENCE).device)
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and speaks."""
-    return cast(bool, PartialState().is_main_process)
+    return cast(bool, PartialState(timeout=PATIENCE).is_main_process)

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from inpo.methods import Method
 from inpo.training import checkpoint
 from inpo.training.checkpoint import steps_in
 from inpo.training.disk import reporting
-from inpo.training.distributed import is_main, on_main
+from inpo.training.distributed import is_main, on_main, tell_others, wait_for_main
 from inpo.training.memory import TornStep, told_as_fault
 from inpo.training.metrics import MetricsFile, Sink, cut_metrics
 from inpo.training.run import RunFolder
@@ -27,6 +27,10 @@ from inpo.training.subject import Subject
 from inpo.training.trainer import Outcome, Trainer
 from inpo.training.watch import Watch, check_watched
 from inpo.types import PairLoader
+
+RESCUE_SECONDS = 1800.0
+"""The longest that other processes wait for the main one's save of a faulty run. A launcher kills it 30 s after the first of them leaves;
+a checkpoint of SDXL is 10 to 30 GB."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class _Loop:
             self._show_safely(step)
         while not self._ended(step) and not signal:
             outcome = self._attempt(step)
-            if outcome is None:
-                signal = self.trainer.stop.signal
+            if isinstance(outcome, StepDropped):
+                signal = outcome.signal
                 break
             step, signal = step + 1, outcome.signal
             self._complete(step, outcome)
@@ -125,23 +129,24 @@ class _Loop:
         """What there is to compare with: held-out numbers and pictures of the model before its first step. 0, or a signal."""
         try:
             # There is nothing to lose yet, so an interruption need not wait for either.
-            with self.trainer.droppable():
+            with self.trainer.stop.droppable():
                 held_out = self.trainer.validation()
                 if held_out is not None:
                     self._tell({"step": 0, "validation": held_out})
-                with reporting(self.folder.path / "samples"):
-                    self._show(0)
-        except StepDropped:
-            return self.trainer.stop.signal
+        except StepDropped as dropped:
+            return dropped.signal
+        # The main process alone draws. The others hear of its signal in the first step, which begins with it.
+        with suppress(StepDropped), self.trainer.stop.droppable(), reporting(self.folder.path / "samples"):
+            self._show(0)
         return 0
 
-    def _attempt(self, step: int) -> Outcome | None:
-        """None if an interruption dropped the step. What fails with these has not touched the weights, but for a `TornStep`."""
+    def _attempt(self, step: int) -> Outcome | StepDropped:
+        """An interruption drops it on all processes. What fails with these has not touched the weights, but for a `TornStep`."""
         with self._rescuing(step, InputError, RunFault):
             try:
                 return self.trainer.step_once(step)
-            except StepDropped:
-                return None
+            except StepDropped as dropped:
+                return dropped
 
     def _complete(self, step: int, outcome: Outcome) -> None:
         with self._rescuing(step, Exception):
@@ -163,13 +168,21 @@ class _Loop:
         except TornStep:
             raise
         except faults:
-            if self.is_main and step not in (self.start, self.saved):
-                try:
-                    self._write(step)
-                    print(f"saved step {step} before stopping", file=sys.stderr)
-                except Exception as error:  # the fault that ends the run is the one to tell
-                    warnings.warn(f"step {step} could not be saved before stopping: {error}", stacklevel=3)
+            if step not in (self.start, self.saved):
+                self._rescue(step, f"inpo/{self.folder.path}/{step}")
             raise
+
+    def _rescue(self, step: int, word: str) -> None:
+        """The main process saves, the others wait for it: the first to leave ends all, by the hand of their launcher."""
+        if not self.is_main:
+            wait_for_main(word, seconds=RESCUE_SECONDS, until=lambda: self.trainer.stop.signal)
+            return
+        try:
+            self._write(step)
+            print(f"saved step {step} before stopping", file=sys.stderr)
+        except Exception as error:  # the fault that ends the run is the one to tell
+            warnings.warn(f"step {step} could not be saved before stopping: {error}", stacklevel=3)
+        tell_others(word)
 
     def _restore(self) -> int:
         step = 0

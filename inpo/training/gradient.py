@@ -1,13 +1,14 @@
 """The accumulated gradient of one optimiser step: noise all of a process's pairs, then train on them in micro-batches.
 
 The weights do not change inside a step, so inverting all its pairs first, in groups as large as memory allows, is exact.
+Between the two, its pairs, prompts and points are on the CPU, so that a device's memory does not limit how many pairs a step has.
 The gradient is the sum over this process's training points, divided by how many the step has: added over processes it is the step's
 mean, however the step is cut into micro-batches and processes. Nothing here waits for another process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from inpo.methods import Method
+from inpo.noising import placed
 from inpo.randomness import PairNoise, stratified_uniform, torch_rng
 from inpo.schedule import WHOLE_PATH, Schedule, Span
 from inpo.training.memory import told_as_fault
@@ -54,8 +56,18 @@ class Networks:
 
 
 @dataclass(frozen=True)
+class HostPairs(PairBatch):
+    """Pairs on the CPU. Rows taken from them are on `device`."""
+
+    device: torch.device
+
+    def __getitem__(self, rows: Sequence[int]) -> PairBatch:
+        return super().__getitem__(rows).to(self.device)
+
+
+@dataclass(frozen=True)
 class Points:
-    """Where this process's pairs of a step are trained: all that an attempt at the gradient starts from.
+    """Where this process's pairs of a step are trained, on the CPU: all that an attempt at the gradient starts from.
 
     `step`: from 0. `noised`, `times`, `buckets`: one row per training point, of which a pair may have several.
     """
@@ -96,17 +108,27 @@ class GradientSource:
     def points(self, step: int) -> Points:
         """Reads this process's pairs of the step and finds their training points. Raises `RunFault` where memory does not suffice."""
         schedule, noising = self.networks.policy.schedule, self.method.noising
-        times = step_times(schedule, self.config, step, noising.t_range)
-        places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
-        start = step * self.config.pairs_per_step
+        places, times = self._own(step)
         with torch.no_grad(), told_as_fault("inversion", self.config, step=step):
-            pairs = self.loader.fetch([start + place for place in places]).to(self.parallel.device)
+            pairs = HostPairs(**vars(self.loader.fetch(self._positions(step, places))), device=self.parallel.device)
+            # Other places of the step than in this one, since they go by its times.
+            self.loader.expect(self._positions(step + 1, self._own(step + 1)[0]) if step + 1 < self.config.steps else [])
             noised = noising(
-                self.networks.inverter(self.method), pairs, times[places], PairNoise(self.config.seed, step, tuple(places)),
+                self.networks.inverter(self.method), pairs, times, PairNoise(self.config.seed, step, tuple(places)),
                 lose=self.method.objective.needs.lose, batch_pairs=self.config.inversion_batch_pairs,
             )  # fmt: skip
         trained = noised.win.t.cpu()
         return Points(step, pairs, noised, trained, schedule.bucket(trained, BUCKETS))
+
+    def _own(self, step: int) -> tuple[list[int], Tensor]:
+        """Which of a step's pairs this process takes, and their times."""
+        times = step_times(self.networks.policy.schedule, self.config, step, self.method.noising.t_range)
+        places = own_places(times, self.parallel.process_index, self.parallel.num_processes)
+        return places, times[places]
+
+    def _positions(self, step: int, places: Sequence[int]) -> list[int]:
+        """Where in the run these pairs of a step stand."""
+        return [step * self.config.pairs_per_step + place for place in places]
 
     def __call__(self, points: Points, scale: float = 1.0, *, z: float = 0.0) -> PairRows:
         """Adds this process's share of the step's gradient, times `scale`, to `.grad`; returns what was measured on the way.
@@ -117,10 +139,16 @@ class GradientSource:
         share = scale / (self.config.pairs_per_step * self.method.noising.points_per_pair)
         with told_as_fault("gradient", self.config, step=points.step):
             for cut in micro_batches(len(noised), self.config.micro_batch_pairs):
-                result = preference_step(self.networks.policy, self.networks.reference, noised[cut], self.method, z=z)
+                here = _on(self.parallel.device, noised[cut])
+                result = preference_step(self.networks.policy, self.networks.reference, here, self.method, z=z)
                 torch.autograd.backward(result.losses.sum() * share)
-                rows.append(measure(pairs[noised.owners(cut)], noised[cut], result, self.method.objective))
+                rows.append(measure(pairs[noised.owners(cut)], here, result, self.method.objective))
             return PairRows.cat(rows)
+
+
+def _on(device: torch.device, noised: NoisedPairs) -> NoisedPairs:
+    win, lose = placed(noised.win, device), noised.lose and placed(noised.lose, device)
+    return NoisedPairs(win, lose, noised.condition.to(device), noised.preference.to(device))
 
 
 def micro_batches(count: int, size: int) -> Iterator[slice]:

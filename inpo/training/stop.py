@@ -15,11 +15,15 @@ ECHO_SECONDS = 1.0
 
 
 class StepDropped(Exception):
-    """Raised inside a step that an interruption ends early. Weights are those of the last complete step."""
+    """Raised inside a step that an interruption ends early. Weights are those of the last complete step. `signal`: what ended it."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 class Stop:
-    """Remembers the first signal. `signal`: its number, or 0."""
+    """Remembers the first signal that this process got. `signal`: its number, or 0. Other processes may not have got it."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -59,4 +63,4 @@ class Stop:
     def check(self) -> None:
         """Raises `StepDropped` once a signal has come, where dropping is safe."""
         if self.signal and self._droppable:
-            raise StepDropped
+            raise StepDropped(self.signal)

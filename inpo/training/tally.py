@@ -11,6 +11,7 @@ from torch import Tensor
 from inpo.objectives import Objective
 from inpo.training.distributed import gather_lists, gather_rows
 from inpo.training.step import StepResult
+from inpo.training.stop import StepDropped
 from inpo.types import Noised, NoisedPairs, PairBatch
 
 BUCKETS = 10
@@ -25,8 +26,8 @@ COLUMNS = (
 CHECKED = ("clean latent", "noised latent", "target", "policy's prediction", "reference's prediction", "loss")
 """In the order of cause and effect: the first that is not finite is the one to look at."""
 
-_OWN = 7
-"""Numbers of a process besides its sums: failed, bad pairs, largest margin and gain, forwards, signal, memory."""
+_OWN = 8
+"""Numbers of a process besides its sums: failed, dropped, bad pairs, largest margin and gain, forwards, signal, memory."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,14 @@ class Summary:
     """The step as all processes know it. `sums`: fp64 `[BUCKETS, COLUMNS]`, over so many training points: `counts`, `[BUCKETS]`.
     `signal`: 0 or the signal that any process got.
 
-    `failed`: how many processes could not do their share; the other numbers mean nothing then. `largest_gain`: of any picture, |R − L|,
-    negative where there is no reference.
+    `failed`: how many processes could not do their share; `dropped`: how many left it for a signal. If there is one, nothing else than
+    `signal` means anything. `largest_gain`: of any picture, |R − L|, negative where there is no reference.
     """
 
     sums: Tensor
     counts: Tensor
     failed: int
+    dropped: int
     bad_pairs: int
     largest_margin: float
     largest_gain: float
@@ -140,16 +142,15 @@ class Summary:
         return [gain for gain in both if not math.isnan(gain)]
 
 
-def gather(local: Local | None, device: torch.device) -> Summary:
-    """The one metrics collective of an optimiser step, before gradients are added up. None: this process could not do its share."""
-    own = torch.zeros(_OWN + BUCKETS * (1 + len(COLUMNS)), dtype=torch.float64) if local is None else _vector(local)
-    own[0] = local is None
-    everybody = gather_rows(own, device)
-    failed, bad, margin, gain, forwards, signal, memory = everybody[:, :_OWN].T
+def gather(local: Local | Exception, device: torch.device) -> Summary:
+    """The one metrics collective of an optimiser step, before gradients are added up. An exception: why this process has no share."""
+    everybody = gather_rows(_vector(local) if isinstance(local, Local) else _without_share(local), device)
+    failed, dropped, bad, margin, gain, forwards, signal, memory = everybody[:, :_OWN].T
     return Summary(
         sums=everybody[:, _OWN + BUCKETS :].sum(0).view(BUCKETS, len(COLUMNS)),
         counts=everybody[:, _OWN : _OWN + BUCKETS].sum(0).long(),
         failed=int(failed.sum()),
+        dropped=int(dropped.sum()),
         bad_pairs=int(bad.sum()),
         largest_margin=float(margin.max()),
         largest_gain=float(gain.max()),
@@ -159,12 +160,21 @@ def gather(local: Local | None, device: torch.device) -> Summary:
     )
 
 
+def _without_share(reason: Exception) -> Tensor:
+    own = torch.zeros(_OWN + BUCKETS * (1 + len(COLUMNS)), dtype=torch.float64)
+    if isinstance(reason, StepDropped):
+        own[1], own[6] = 1, reason.signal
+    else:
+        own[0] = 1
+    return own
+
+
 def _vector(local: Local) -> Tensor:
     sums = bucket_sums(local.rows.values, local.buckets)
     column = dict(zip(COLUMNS, local.rows.values.T, strict=True))
     gains = torch.stack([column[f"ref_{side}_error"] - column[f"{side}_error"] for side in ("win", "lose")]).abs()
     largest = [column["margin"].abs().max().item(), gains.nan_to_num(nan=-1.0).max().item()]
-    own = [0, local.rows.bad.any(1).sum().item(), *largest, local.forwards, local.signal, local.peak_memory_bytes]
+    own = [0, 0, local.rows.bad.any(1).sum().item(), *largest, local.forwards, local.signal, local.peak_memory_bytes]
     return torch.cat([torch.tensor(own, dtype=torch.float64), torch.bincount(local.buckets - 1, minlength=BUCKETS), sums.flatten()])
 
 

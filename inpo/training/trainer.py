@@ -20,6 +20,7 @@ from inpo.training.gradient import GradientSource, Networks, Points
 from inpo.training.memory import told_as_fault
 from inpo.training.metrics import ForwardCounter, peak_memory_bytes
 from inpo.training.optim import WeightAverage, learning_rate, make_optimizer, trainable
+from inpo.training.reading import Reader
 from inpo.training.scaling import MAX_OVERFLOWS, LossScale
 from inpo.training.settings import Settings
 from inpo.training.snapshot import Snapshot
@@ -69,15 +70,12 @@ class Trainer:
             subject, self.optimizer, self.weights, self.average, self.scale, settings.optimizer.name, baseline=self.baseline
         )
         self.networks = Networks(cast(Denoiser, policy), self._placed_reference())
-        self.gradient = GradientSource(self.networks, loader, method, settings.train, self.parallel)
+        self.gradient = GradientSource(self.networks, Reader(loader, stop.check), method, settings.train, self.parallel)
         self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.parallel)
         self._hooks = ExitStack()
         self.counter = ForwardCounter([module for module in (policy, subject.reference) if isinstance(module, nn.Module)])
         self._hooks.callback(self.counter.close)
-        self._alone = self.parallel.num_processes == 1
-        if self._alone:
-            # With several processes a step can only end together, at its collective.
-            self._hooks.callback(policy.register_forward_pre_hook(lambda *_: stop.check()).remove)
+        self._hooks.callback(policy.register_forward_pre_hook(lambda *_: stop.check()).remove)
 
     def _check_size(self) -> None:
         pairs, count = self.settings.train.pairs_per_step, self.parallel.num_processes
@@ -98,11 +96,11 @@ class Trainer:
     def step_once(self, step: int) -> Outcome:
         """Optimiser step `step`, from 0. Raises what stopped it with weights and optimiser as they were, but for `TornStep`.
 
-        Several processes raise together: what one of them meets is told before anybody waits for gradients.
+        Several processes raise together: what one of them meets, a signal too, is told before anybody waits for gradients.
         """
         began, images = time.perf_counter(), self.counter.images
         try:
-            with self.droppable():
+            with self.stop.droppable():
                 found = self._gradient(step, images)
             rate = self._move(step)
         finally:
@@ -115,30 +113,39 @@ class Trainer:
     def _z(self) -> float:
         return self.baseline.z if self.baseline else 0.0
 
-    def droppable(self) -> AbstractContextManager[None]:
-        """Inside, an interruption ends at once what is under way. Several processes can only end together, at a step's collective."""
-        return self.stop.droppable() if self._alone else nullcontext()
-
     def _gradient(self, step: int, images: int) -> _Found:
         """Attempts until one is finite. In fp16 an overflow is tried again at half the scale: the same pairs, times and noise."""
         points, before = None, self.scale.state() if self.scale else None
-        for overflows in range(MAX_OVERFLOWS):
-            points, local = self._share(step, points, images)
-            summary = tally.gather(local if isinstance(local, tally.Local) else None, self.parallel.device)
-            if summary.failed or points is None or not isinstance(local, tally.Local):
-                raise_everywhere(local if isinstance(local, Exception) else None)
-            self._check(step, local, summary)
-            norm = self._norm()
-            if self.scale is None or math.isfinite(norm):
-                checks.check_gradient(step + 1, norm)
-                return _Found(points, summary, norm, self._scale(), overflows)
-            self.scale.overflowed()
-            self.optimizer.zero_grad(set_to_none=True)
-        smallest = 2 * self._scale()
-        if self.scale:
-            # The checkpoint that is saved now is of the last step; its continuation must not begin with a scale that no step had.
-            self.scale.load(before)
-        raise checks.too_many_overflows(step + 1, smallest)
+        try:
+            for overflows in range(MAX_OVERFLOWS):
+                points, local, summary = self._attempt(step, points, images)
+                self._check(step, local, summary)
+                norm = self._norm()
+                if self.scale is None or math.isfinite(norm):
+                    checks.check_gradient(step + 1, norm)
+                    return _Found(points, summary, norm, self._scale(), overflows)
+                self.scale.overflowed()
+                self.optimizer.zero_grad(set_to_none=True)
+            raise checks.too_many_overflows(step + 1, 2 * self._scale())
+        except Exception:
+            if self.scale:
+                # The checkpoint that is saved now is of the last step; its continuation must not begin with a scale that no step had.
+                self.scale.load(before)
+            raise
+
+    def _attempt(self, step: int, points: Points | None, images: int) -> tuple[Points, tally.Local, tally.Summary]:
+        """An attempt that every process has its share of. Raises on all of them what one could not do, or the signal that one left for.
+
+        Whoever leaves for a signal goes straight to this collective, and nobody adds up gradients before it: all take the same part in
+        the same collectives, whichever of them a signal reaches, and when.
+        """
+        points, local = self._share(step, points, images)
+        summary = tally.gather(local, self.parallel.device)
+        if summary.failed:
+            raise_everywhere(None if isinstance(local, tally.Local | StepDropped) else local)
+        if summary.dropped or points is None or not isinstance(local, tally.Local):
+            raise StepDropped(summary.signal)
+        return points, local, summary
 
     def _scale(self) -> float:
         return self.scale.scale if self.scale else 1.0
@@ -149,11 +156,9 @@ class Trainer:
             self.stop.check()
             points = points or self.gradient.points(step)
             rows = self.gradient(points, self._scale(), z=self._z())
-        except StepDropped:
-            raise
         except OSError as error:
             return points, RunFault(f"step {step + 1}: the system failed while its pairs were read: {error}")
-        except Exception as error:  # whatever it was, the others must hear of it before they wait for gradients
+        except Exception as error:  # also a signal's: whatever it was, the others must hear of it before they wait for gradients
             return points, error
         return points, tally.Local(
             rows, points.times, points.buckets, points.ids, forwards=self.counter.images - images,

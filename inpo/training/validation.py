@@ -78,18 +78,20 @@ class Validation:
 
     def _everybodys(self, measured: Callable[[], Tensor]) -> Tensor:
         """The sum of what all processes measured. What one of them meets instead is raised by all: nobody waits for ever."""
-        sums, failure = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64), None
+        sums, failure, signal = torch.zeros(BUCKETS, len(COLUMNS), dtype=torch.float64), None, 0
         try:
             with told_as_fault("validation", self.config):
                 sums = measured()
-        except StepDropped:
-            raise
+        except StepDropped as dropped:
+            signal = dropped.signal
         except Exception as error:  # whatever it was, the others must hear of it
             failure = error
-        told = gather_rows(torch.cat([sums.flatten(), torch.tensor([float(failure is not None)])]), self.parallel.device).sum(0)
-        if told[-1]:
+        told = gather_rows(torch.cat([sums.flatten(), torch.tensor([float(failure is not None), signal])]), self.parallel.device)
+        if told[:, -2].any():
             raise_everywhere(failure)
-        return told[:-1].view_as(sums)
+        if told[:, -1].any():
+            raise StepDropped(int(told[:, -1].max()))
+        return told[:, :-2].sum(0).view_as(sums)
 
     def _rows(self, batch: PairBatch, times: Tensor, noise: PairNoise) -> PairRows:
         objective, size = self.method.objective, self.config.inversion_batch_pairs

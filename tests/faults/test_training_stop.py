@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from inpo.training.fit import Callbacks, FitResult
+from inpo.training.reading import TOGETHER
 from inpo.types import PairBatch
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import final_bytes, finish, metrics, settings, start, train
@@ -48,6 +49,28 @@ def test_an_interrupted_run_saves_its_last_complete_step_and_goes_on(tmp_path: P
     assert train(tmp_path / "cut", loader=MemoryLoader(), resume="latest").signal is None
     train(tmp_path / "whole", loader=MemoryLoader())
     assert final_bytes(tmp_path / "cut", 6) == final_bytes(tmp_path / "whole", 6)
+
+
+@dataclass
+class Reading(Interrupting):
+    """Remembers what was asked of it."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def fetch(self, positions: Sequence[int]) -> PairBatch:
+        """As it is."""
+        self.asked += positions
+        return super().fetch(positions)
+
+
+def test_an_interruption_does_not_wait_for_all_pairs_of_a_step(tmp_path: Path) -> None:
+    """Encoding those of a large model takes longer than a launcher waits. Reading them a few at a time changes no number."""
+    use, loader = settings(steps=4, pairs_per_step=20), Reading(at=40)
+    assert train(tmp_path / "cut", use, loader=loader).step == 2
+    assert [position for position in sorted(loader.asked) if position >= 40] == list(range(40, 40 + TOGETHER))
+    train(tmp_path / "cut", use, loader=MemoryLoader(), resume="latest")
+    train(tmp_path / "whole", use, loader=MemoryLoader())
+    assert final_bytes(tmp_path / "cut", 4) == final_bytes(tmp_path / "whole", 4)
 
 
 def test_interrupted_in_its_first_step_a_run_can_still_be_resumed(tmp_path: Path) -> None:

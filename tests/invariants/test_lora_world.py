@@ -34,6 +34,9 @@ class FewPairs:
         """Pairs of the first eight positions."""
         return self.whole.fetch([position % PAIRS for position in positions])
 
+    def expect(self, positions: Sequence[int]) -> None:
+        """They are all encoded."""
+
     def validation(self) -> Sequence[PairBatch]:
         """All eight."""
         return [self.whole.fetch(range(PAIRS))]

@@ -385,13 +385,14 @@ def reads_reach(source: MadePairs, count: int) -> bool:
 
 
 def test_the_next_step_is_decoded_while_the_current_one_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a step, its successor's pairs get read without anyone asking, also after a jump; one thread reads at a time."""
+    """What is expected gets read before it is fetched, also after a jump; one thread reads at a time."""
     monkeypatch.setattr(loader_module, "AHEAD", 8)
     source = SlowPairs()
     source.ids = [pair_record(i).id for i in range(64)]  # type: ignore[attr-defined]
     with load(source, replace(BASE, crop="random"), step=8) as loader, load(64, replace(BASE, crop="random"), step=8) as plain:
         for start, read in ((0, 16), (8, 24), (40, 40)):
             assert same(loader.fetch(range(start, start + 8)), plain.fetch(range(start, start + 8)))
+            loader.expect(range(start + 8, start + 16))
             assert reads_reach(source, read)
     assert all(name.startswith("decode") for name in source.threads)
 
@@ -409,6 +410,7 @@ def test_decoding_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: list[int] = []
     with load(source, encoder=Watching(), step=60) as loader, load(None, step=60) as plain:
         batch = loader.fetch(range(60))
+        loader.expect(range(60, 120))
         time.sleep(0.2)
         assert len(source.read) == 65
         assert same(batch, plain.fetch(range(60)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,7 +75,8 @@ def test_the_device_is_whatever_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
     for available in (True, False):
         told: list[bool] = []
 
-        def state(*, cpu: bool, told: list[bool] = told) -> SimpleNamespace:
+        def state(*, cpu: bool, timeout: timedelta, told: list[bool] = told) -> SimpleNamespace:
+            assert timeout == distributed.PATIENCE
             told.append(cpu)
             return SimpleNamespace(num_processes=1)
 

@@ -14,6 +14,7 @@ import torch
 from inpo.errors import InputError, RunFault
 from inpo.training import checks
 from inpo.training.scaling import FIRST, GROW_AFTER_STEPS, LARGEST, MAX_OVERFLOWS, LossScale
+from inpo.training.stop import StepDropped
 from inpo.training.subject import Subject
 from inpo.types import Condition
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, plain_subject, tiny_subject
@@ -110,6 +111,20 @@ def test_overflows_without_end_are_a_fault() -> None:
     assert not made.snapshot.optimizer.state
     # What is saved now is the step before, with the scale that it had.
     assert made.scale.state() == {"scale": FIRST, "good_steps": 0}
+
+
+def test_a_step_that_is_dropped_between_overflows_leaves_the_scale() -> None:
+    """A signal in the second attempt: the continuation makes both of them again."""
+    made = trainer(subject=narrow())
+
+    def interrupt(*_: object) -> None:
+        made.stop.signal = 15 if made.scale.scale < FIRST else 0
+
+    made.subject.policy.register_forward_pre_hook(interrupt)
+    with pytest.raises(StepDropped):
+        made.step_once(3)
+    assert made.scale.state() == {"scale": FIRST, "good_steps": 0}
+    assert all(weight.grad is None for weight in made.weights.values())
 
 
 class Overflowing(TinyDenoiser):
