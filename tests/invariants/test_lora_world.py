@@ -20,7 +20,7 @@ from inpo.world.pairs import WorldPairs
 STEPS, PAIRS = 15, 8
 CHANGES = [
     "lora.rank=8", "lora.targets=[all-linear,conv]", "train.pairs_per_step=4", "optimizer.warmup_steps=0", "optimizer.schedule=constant",
-    "optimizer.lr=1e-3",
+    "optimizer.lr=1e-3", "method.objective.beta=500",
 ]  # fmt: skip
 
 
