@@ -139,7 +139,8 @@ def _expected(column: str, kind: pa.DataType) -> tuple[str, bool]:
     if column in LABELS:
         return "numbers", pa.types.is_floating(kind) or pa.types.is_integer(kind)
     if column in SINGLE.labels:
-        return "1 and 0, or true and false", any(check(kind) for check in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
+        plain = any(check(kind) for check in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
+        return "1 and 0, true and false, or words for them", plain or _is_text(kind)
     if column == HAS_LABEL:
         return "true or false", pa.types.is_boolean(kind) or pa.types.is_integer(kind)
     return "text", _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
