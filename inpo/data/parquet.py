@@ -61,7 +61,9 @@ class ParquetShard(Shard):
 
     @cached_property
     def columns(self) -> Mapping[str, str]:  # type: ignore[override]  # read from the footer
-        return {field.name: kind for field in self.schema if (kind := _kind(field.type)) is not None}
+        kinds = {field.name: kind for field in self.schema if (kind := _kind(field.type)) is not None}
+        # Of a name that is there twice nobody could say which column is meant.
+        return {name: kind for name, kind in kinds.items() if self.schema.names.count(name) == 1}
 
     def batches(self, group: int, extra: Sequence[str]) -> Iterator[list[Row]]:
         names = [name for name in (*self.shape.columns, *self.shape.optional) if name in self.schema.names]

@@ -92,3 +92,12 @@ def test_a_ranking_that_loses_a_pair_under_full_stays_where_it_was(tmp_path: Pat
     before = held_rows(ParquetPairs.open(config, folder=tmp_path / "run"), 0.5)
     after = ParquetPairs.open(dataclasses.replace(config, verify="full"), folder=tmp_path / "run")
     assert held_rows(after, 0.5).tolist() == before.tolist()
+
+
+def test_a_column_that_is_there_twice_is_not_read(tmp_path: Path) -> None:
+    """Each pair is by itself then, as if there were none."""
+    table = pq.read_table(ranked(tmp_path / "p.parquet", rankings=2))
+    doubled = table.append_column("ranking_id", table.column("ranking_id"))
+    pq.write_table(doubled, tmp_path / "p.parquet")
+    source = ParquetPairs.open(DataConfig(str(tmp_path / "p.parquet")))
+    assert list(source.split_names) == list(source.ids)
