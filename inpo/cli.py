@@ -11,24 +11,58 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from inpo import cli_compare, cli_data, cli_export, cli_score
+from inpo.cli_faults import disk_told
 from inpo.cli_interruption import interrupted, interruptible, outside_training, pictures_kept
-from inpo.cli_options import Guidance, Out, Prompts, Samples, Scheduler, Seed, Steps, generation, steering
+from inpo.cli_options import (
+    Batch,
+    Guidance,
+    Out,
+    Precision,
+    Prompts,
+    Resolution,
+    Samples,
+    Scheduler,
+    Seed,
+    Steps,
+    as_typed,
+    steering,
+)
 from inpo.errors import InputError, Interrupted, RunFault
+
+if TYPE_CHECKING:
+    from inpo.types import Dtype
 
 app = typer.Typer(
     name="inpo",
-    help="Align text-to-image diffusion models with human preferences: DDIM-InPO and the methods it was compared with.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 world_app = typer.Typer(help="The embedded world.", no_args_is_help=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from inpo import __version__
+
+        print(f"inpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None:
+    """Align text-to-image diffusion models with human preferences: DDIM-InPO and the methods it was compared with."""
+
+
 app.add_typer(cli_data.app, name="data")
 app.add_typer(world_app, name="world")
 app.add_typer(cli_compare.app)
@@ -67,7 +101,7 @@ def train(
     """Align a model with preference pairs."""
     command = ["inpo", "train", recipe, *(overrides or []), "--out", str(out)]
     with interruptible(lambda: outside_training(command, out, force=force)):
-        from inpo.alignment import Resume
+        from inpo.alignment import Resume, check_folder
         from inpo.alignment import train as run
         from inpo.config import load_experiment
 
@@ -75,6 +109,7 @@ def train(
         if dry_run:
             from inpo.plan import describe
 
+            check_folder(experiment, out, Resume(resume, force))
             print(describe(experiment))
             return
         try:
@@ -100,18 +135,25 @@ def generate(
     steps: Steps = 50,
     guidance: Guidance = 7.5,
     scheduler: Scheduler = "ddim",
+    resolution: Resolution = None,
+    batch: Batch = 16,
+    dtype: Precision = "fp32",
     controlnet: Annotated[str | None, typer.Option(help="A ControlNet that the pictures follow too: a folder or a hub id.")] = None,
     control_image: Annotated[Path | None, typer.Option(help="What it reads: a picture, or a folder with one for each prompt.")] = None,
     control_scale: Annotated[float | None, typer.Option(help="How much it counts; 1 unless set.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Make all pictures anew.")] = False,
 ) -> None:
     """Make pictures from prompts."""
-    with interruptible(lambda: pictures_kept(out)):
-        from inpo.compose import generate_pictures
-        from inpo.generation import count_faults
+    with interruptible(lambda: pictures_kept(out)), as_typed(locals()):
+        from inpo.compose import generate_pictures, naming
+        from inpo.generation import GenerationConfig, count_faults
+        from inpo.models.config import ModelConfig
 
-        config, control = generation(seed, samples, steps, guidance, scheduler), steering(controlnet, control_image, control_scale)
-        records = generate_pictures(model, prompts, out, config, control=control, force=force)
+        config = GenerationConfig(seed, samples, steps, guidance, scheduler, batch, resolution)
+        control = steering(controlnet, control_image, control_scale)
+        with naming("--model"):
+            network = ModelConfig(model, dtype=cast("Dtype", dtype))
+        records = generate_pictures(network, prompts, out, config, control=control, force=force)
     faults = ", ".join(f"{count} {fault}" for fault, count in count_faults(records).items())
     print(f"{len(records)} pictures in {out}" + (f", of which {faults}: see images.jsonl" if faults else ""))
 
@@ -130,16 +172,21 @@ def evaluate(
     steps: Steps = 50,
     guidance: Guidance = 7.5,
     scheduler: Scheduler = "ddim",
+    resolution: Resolution = None,
+    batch: Batch = 16,
+    dtype: Precision = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier evaluation in that folder.")] = False,
 ) -> None:
     """Compare two models under the same seeds."""
-    with interruptible(lambda: pictures_kept(out)):
+    with interruptible(lambda: pictures_kept(out)), as_typed(locals()):
         from inpo.comparison import Comparison
         from inpo.comparison import evaluate as run
         from inpo.console import print_summary
+        from inpo.generation import GenerationConfig
 
-        config = generation(seed, samples, steps, guidance, scheduler)
-        print_summary(run(Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config), out, force=force))
+        config = GenerationConfig(seed, samples, steps, guidance, scheduler, batch, resolution)
+        job = Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config, cast("Dtype", dtype))
+        print_summary(run(job, out, force=force))
     print(f"report: {out / 'report.html'}")
 
 
@@ -178,7 +225,8 @@ def main() -> None:
     # It warns on import, which diffusers does whether or not anything asks for 8 bits.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        app()
+        with disk_told():
+            app()
     except (InputError, RunFault) as error:
         if os.environ.get("INPO_TRACEBACK"):
             raise

@@ -9,12 +9,22 @@ from typing import Annotated, cast
 import typer
 
 from inpo.cli_interruption import interrupted
-from inpo.cli_options import Guidance, Prompts, Samples, Scheduler, Seed, Steps, generation
+from inpo.cli_options import Batch, Guidance, Precision, Prompts, Resolution, Samples, Scheduler, Seed, Steps, as_typed, out_option
+from inpo.errors import InputError
 
 app = typer.Typer(help="Make preference pairs, and look at them before training.", no_args_is_help=True)
 
-OutFile = Annotated[Path, typer.Option("--out", help="The Parquet file to write.")]
+OutFile = Annotated[Path, out_option("The Parquet file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace that file.")]
+
+
+def _refuse_built_in(path: str) -> None:
+    from inpo.compose import WORLD_PAIRS, WORLD_SHUFFLED
+
+    if path in (WORLD_PAIRS, WORLD_SHUFFLED):
+        raise InputError(
+            f"{path} is built in and endless: there is nothing to read to its end. inpo train makes such pairs as it needs them"
+        )
 
 
 @app.command("validate")
@@ -29,6 +39,7 @@ def validate(
     from inpo.data.config import DataConfig
     from inpo.data.validate import validate as run
 
+    _refuse_built_in(path)
     columns = None if score_columns is None else cast("tuple[str, str]", tuple(score_columns.split(",")))
     config = DataConfig(path, root=root, where=tuple(where or ()), score_columns=columns)
     found = run(config, progress=bar("rows examined"))
@@ -55,11 +66,13 @@ def import_(
     from inpo.data.importing.formats import FormatName
     from inpo.data.ranking import PairPolicy
 
-    config = ImportConfig(
-        path, cast(FormatName, format), images, cast(PairPolicy, pairs), per_caption=per_caption, seed=seed,
-        max_rejected_fraction=max_rejected_fraction,
-    )  # fmt: skip
-    print("\n".join(import_pairs(config, out, force=force, progress=counter("rows examined")).lines()))
+    with as_typed(locals()):
+        config = ImportConfig(
+            path, cast(FormatName, format), images, cast(PairPolicy, pairs), per_caption=per_caption, seed=seed,
+            max_rejected_fraction=max_rejected_fraction,
+        )  # fmt: skip
+        report = import_pairs(config, out, force=force, progress=counter("rows examined"))
+    print("\n".join(report.lines()))
 
 
 @app.command("score")
@@ -78,6 +91,7 @@ def score(
     from inpo.data.config import DataConfig
     from inpo.data.scoring import score_pairs
 
+    _refuse_built_in(path)
     config = DataConfig(path, root=root, where=tuple(where or ()), max_rejected_fraction=max_rejected_fraction)
     try:
         print("\n".join(score_pairs(config, by_name(scorer), out, force=force, progress=bar("rows scored")).lines()))
@@ -100,19 +114,25 @@ def generate(
     steps: Steps = 50,
     guidance: Guidance = 7.5,
     scheduler: Scheduler = "ddim",
+    resolution: Resolution = None,
+    batch: Batch = 16,
+    dtype: Precision = "fp32",
     force: Force = False,
 ) -> None:
     """Make pairs of a model's own pictures, ranked by a scorer."""
     from inpo.data.ranking import PairPolicy
+    from inpo.generation import GenerationConfig
     from inpo.onpolicy import NearTies, OnPolicy, generate_pairs
+    from inpo.types import Dtype
 
-    config = generation(seed, samples, steps, guidance, scheduler)
-    job = OnPolicy(
-        model, prompts, scorer, limit=limit, pairs=cast(PairPolicy, pairs), margin=margin, near_ties=cast(NearTies, near_ties),
-        generation=config,
-    )  # fmt: skip
     try:
-        print("\n".join(generate_pairs(job, out, force=force).lines()))
+        with as_typed(locals()):
+            job = OnPolicy(
+                model, prompts, scorer, limit=limit, pairs=cast(PairPolicy, pairs), margin=margin, near_ties=cast(NearTies, near_ties),
+                generation=GenerationConfig(seed, samples, steps, guidance, scheduler, batch, resolution), dtype=cast(Dtype, dtype),
+            )  # fmt: skip
+            report = generate_pairs(job, out, force=force)
+        print("\n".join(report.lines()))
     except KeyboardInterrupt:
         advice = f"what was made is in {out.with_suffix('.work')}, and the same command goes on from there"
         raise interrupted("interrupted", signal.SIGINT, advice) from None

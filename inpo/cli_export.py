@@ -7,6 +7,8 @@ from typing import Annotated, cast
 
 import typer
 
+from inpo.cli_options import out_option
+
 app = typer.Typer()
 
 Run = Annotated[str, typer.Argument(help="A run folder, a pipeline folder, a hub id, or 'world'.", metavar="RUN")]
@@ -15,7 +17,7 @@ Run = Annotated[str, typer.Argument(help="A run folder, a pipeline folder, a hub
 @app.command()
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write, or for one file its name, ….safetensors.")],
+    out: Annotated[Path, out_option("The folder to write, or for one file its name, ….safetensors.")],
     format: Annotated[str, typer.Option("--format", help="pipeline, unet (or transformer), lora, lora-kohya or single-file.")] = "pipeline",
     rank: Annotated[int | None, typer.Option(help="Extract a LoRA of this rank from a fully trained network, by SVD.")] = None,
     base: Annotated[str | None, typer.Option(help="What the extracted LoRA is put on; else what the run started from.")] = None,

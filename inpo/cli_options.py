@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inpo.cli_faults import OUT
 from inpo.errors import InputError
 
 if TYPE_CHECKING:
     from inpo.control import Control
-    from inpo.generation import GenerationConfig
 
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+_EMPTY = Path("\0")
+"""What no path can be stands for the empty text, which a `Path` would read as the current folder."""
+
+
+def _path(text: str | Path) -> Path:
+    return Path(text) if str(text) else _EMPTY
+
+
+def _checked(out: Path) -> Path:
+    if out == _EMPTY:
+        raise InputError("--out is empty: name a file or a folder. An unset variable of the shell reads so")
+    OUT.set(out)
+    return out
+
+
+def out_option(help: str) -> Any:
+    """`--out`: never empty, and known to `inpo.cli_faults`."""
+    return typer.Option("--out", help=help, parser=_path, metavar="PATH", callback=_checked)
+
+
+Out = Annotated[Path, out_option("The folder to write.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first noise; picture (prompt, sample) has its own.")]
 Samples = Annotated[int, typer.Option(help="Pictures per prompt.")]
 Steps = Annotated[int, typer.Option(help="Sampler steps.")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")]
 Scheduler = Annotated[str, typer.Option(help="ddim, euler or dpmsolver++.")]
+Resolution = Annotated[int | None, typer.Option(help="Side of the pictures in pixels; the model's own unless set.")]
+Batch = Annotated[int, typer.Option(help="Pictures at once: fewer take less memory, and no picture depends on it.")]
+Precision = Annotated[str, typer.Option("--dtype", help="What the network computes in: fp32, bf16 or fp16, of half the memory.")]
 Prompts = Annotated[str, typer.Option("--prompts", help="A file (.txt, .jsonl, .csv, .parquet) or a set: world:heldout.")]
 
 
-def generation(seed: int, samples: int, steps: int, guidance: float, scheduler: str) -> GenerationConfig:
-    """The settings of `inpo generate`. Raises `InputError` for a value that cannot be."""
-    from inpo.generation import GenerationConfig
-
-    return GenerationConfig(seed=seed, samples=samples, steps=steps, guidance=guidance, scheduler=scheduler)
+@contextmanager
+def as_typed(options: Collection[str]) -> Iterator[None]:
+    """What is wrong with a setting `key=…` is said of the option `--key`, where the command has it: `options` are its parameters."""
+    try:
+        yield
+    except InputError as error:
+        key, equals, rest = str(error).removeprefix("model.").partition("=")
+        if not equals or key not in options:
+            raise
+        raise InputError(f"--{key.replace('_', '-')}={rest.removesuffix(', or null')}") from error
 
 
 def steering(controlnet: str | None, image: Path | None, scale: float | None) -> Control | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from inpo.cli_interruption import interrupted
+from inpo.cli_options import out_option
 from inpo.errors import InputError
 
 app = typer.Typer()
@@ -19,12 +20,12 @@ def score(
     scorer: Annotated[
         str, typer.Option("--scorer", help="One or more, with commas: world:oracle, world:clip, pickscore:DIR, implicit:RUN.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The file to write: .parquet, .csv or .jsonl; with --pairs, .json.")],
+    out: Annotated[Path, out_option("The file to write: .parquet, .csv or .jsonl; with --pairs, .json.")],
     images: Annotated[Path | None, typer.Option("--images", help="A folder of inpo generate, or any folder of pictures.")] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", help="Their prompts, a file or a set; not for generated ones.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt for all pictures.")] = None,
     pairs: Annotated[str | None, typer.Option("--pairs", help="Instead of --images: what data.path may be, or held-out:RUN.")] = None,
-    limit: Annotated[int, typer.Option(help="The most pairs that are looked at, the first.")] = 512,
+    limit: Annotated[int | None, typer.Option(help="With --pairs: the most that are looked at, the first; 512 unless set.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Score all anew, and replace that file.")] = False,
 ) -> None:
     """Rank pictures of a prompt, or measure a scorer on pairs.
@@ -37,6 +38,8 @@ def score(
         raise InputError("give --images, a folder of pictures to score, or --pairs, preference pairs to measure the scorers on")
     if pairs is not None and (prompts is not None or prompt is not None):
         raise InputError("--pairs bring their prompts with them: leave --prompts and --prompt out")
+    if images is not None and limit is not None:
+        raise InputError(f"--limit={limit} is of --pairs: with --images every picture is scored, so leave it out")
     try:
         if images is not None:
             from inpo.judging import Scoring, score_pictures
@@ -45,7 +48,8 @@ def score(
         elif pairs is not None:
             from inpo.pair_accuracy import PairScoring, lines, measure_accuracy
 
-            print("\n".join(lines(measure_accuracy(PairScoring(names, pairs, limit), out, force=force))))
+            job = PairScoring(names, pairs) if limit is None else PairScoring(names, pairs, limit)
+            print("\n".join(lines(measure_accuracy(job, out, force=force))))
             print(f"page: {out.with_suffix('.html')}")
     except KeyboardInterrupt:
         advice = f"what was scored is kept at {out}, and the same command goes on from there"

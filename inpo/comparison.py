@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from inpo.compose import PROMPT_SETS, check_generator, load, prompt_set, scorer
+from inpo.checking import one_of
+from inpo.compose import PROMPT_SETS, check_generator, drawing, load, prompt_set, scorer
 from inpo.console import bar
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate
+from inpo.models.config import DTYPES, ModelConfig
 from inpo.training.environment import ENVIRONMENT, write_environment
-from inpo.types import Scorer
+from inpo.types import Dtype, Scorer
 
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary
@@ -25,11 +27,12 @@ OWN = {"evaluation", "summary.json", "report.html", ENVIRONMENT, "accuracy.json"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model in an evaluation: its name in the results, where it lies, and the seed its pictures start from."""
+    """A model in an evaluation: its name in the results, where it lies, the seed its pictures start from, and what it computes in."""
 
     name: str
     path: str
     seed_offset: int = 0
+    dtype: Dtype = "fp32"
 
 
 def picture_folder(out: Path, name: str) -> Path:
@@ -38,10 +41,11 @@ def picture_folder(out: Path, name: str) -> Path:
 
 
 def generate_for(contestant: Contestant, prompts: Sequence[str], out: Path, config: GenerationConfig) -> None:
-    """Writes a contestant's pictures into its folder of the evaluation."""
-    model = load(contestant.path)
+    """Writes a contestant's pictures into its folder of the evaluation. Raises `RunFault` where memory does not suffice."""
     shifted = dataclasses.replace(config, seed=config.seed + contestant.seed_offset)
-    generate(model, prompts, picture_folder(out, contestant.name), shifted, progress=bar(f"pictures of {contestant.name}"))
+    with drawing(config):
+        model = load(ModelConfig(contestant.path, dtype=contestant.dtype), frozen=True)
+        generate(model, prompts, picture_folder(out, contestant.name), shifted, progress=bar(f"pictures of {contestant.name}"))
 
 
 def judge(candidate: Contestant, baseline: Contestant, scorers: Sequence[Scorer], out: Path) -> MethodSummary:
@@ -55,13 +59,20 @@ def judge(candidate: Contestant, baseline: Contestant, scorers: Sequence[Scorer]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `evaluate` compares, and how: two models, a prompt set or file, scorers of which the first decides."""
+    """What `evaluate` compares, and how: two models, a prompt set or file, scorers of which the first decides.
+
+    `dtype`: what both models compute in. Raises `InputError` for an unknown one.
+    """
 
     candidate: str
     baseline: str
     prompts: str
     scorers: tuple[str, ...]
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    dtype: Dtype = "fp32"
+
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, DTYPES)
 
 
 def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summary:
@@ -74,9 +85,10 @@ def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summa
     from inpo.report import build_report
 
     _check_evaluation_folder(out, force=force)
-    judges, wanted = [scorer(name) for name in comparison.scorers], prompt_set(comparison.prompts)
-    check_prompts(judges, wanted, comparison.prompts)
-    theirs, ours = Contestant("baseline", comparison.baseline), Contestant("candidate", comparison.candidate)
+    wanted = prompt_set(comparison.prompts)
+    # Not kept: beside the model that draws, a large scorer may be more than a card holds.
+    check_prompts([scorer(name) for name in comparison.scorers], wanted, comparison.prompts)
+    theirs, ours = (Contestant(side, getattr(comparison, side), dtype=comparison.dtype) for side in ("baseline", "candidate"))
     for contestant in (theirs, ours):
         check_generator(contestant.path, comparison.generation, f"--{contestant.name}")
     if force:
@@ -86,7 +98,7 @@ def evaluate(comparison: Comparison, out: Path, *, force: bool = False) -> Summa
     write_environment(out)
     for contestant in (theirs, ours):
         generate_for(contestant, wanted, out, comparison.generation)
-    entry = judge(ours, theirs, judges, out)
+    entry = judge(ours, theirs, [scorer(name) for name in comparison.scorers], out)
     summary = write_summary(out / SUMMARY, kind="evaluate", baseline=theirs.name, methods={ours.name: entry})
     build_report(out)
     return summary

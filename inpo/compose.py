@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from inpo import aligned, world
 from inpo.console import bar, say
 from inpo.data.config import DataConfig
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError, RunFault, nearest
 from inpo.generation import GenerationConfig, check_scheduler, check_steps, generate
 from inpo.methods import Method
 from inpo.models.config import Lora, ModelConfig
@@ -37,15 +37,16 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, path=str(world.pipeline_path())) if config.path == WORLD else config
 
 
-def load(model: str | ModelConfig, lora: Lora | None = None, seed: int = 0) -> Model:
+def load(model: str | ModelConfig, lora: Lora | None = None, seed: int = 0, *, frozen: bool = False) -> Model:
     """A model on this process's device: a folder, a finished run, a hub id, or `world`; with `lora`, under adapters drawn from `seed`.
 
-    Raises `InputError`.
+    `frozen`: it will not be trained, and takes less memory. Raises `InputError`.
     """
     from inpo.models import loading
     from inpo.training.distributed import device
 
-    return loading.load(resolve_model(ModelConfig(model) if isinstance(model, str) else model), device(), lora=lora, seed=seed)
+    config = resolve_model(ModelConfig(model) if isinstance(model, str) else model)
+    return loading.load(config, device(), lora=lora, seed=seed, frozen=frozen)
 
 
 def open_pairs(data: str | DataConfig, run: Path | None = None, *, method: Method | None = None, seed: int = 0) -> PairSource:
@@ -104,7 +105,7 @@ def scorer(name: str) -> Scorer:
         return PickScore(world.scorer_path(), name=name, device=device())
     kind, _, folder = name.partition(":")
     if kind == "pickscore" and folder:
-        return PickScore(Path(folder), name=name, device=device())
+        return PickScore(Path(folder).expanduser(), name=name, device=device())
     if kind == aligned.PREFIX and folder:
         return aligned.implicit_scorer(name, load)
     raise InputError(f"{name!r} is not a scorer{nearest(name, SCORERS)}; known: {', '.join(SCORERS)}")
@@ -119,27 +120,50 @@ def naming(option: str) -> Iterator[None]:
         raise InputError(str(error).replace("model.path", option)) from error
 
 
-def check_generator(model: str, config: GenerationConfig, option: str) -> None:
+def check_generator(model: str | ModelConfig, config: GenerationConfig, option: str) -> None:
     """Raises `InputError` for whatever can be known to be wrong before weights are read."""
     from inpo.models.parts import examine
 
     with naming(option):
-        parts = examine(resolve_model(ModelConfig(model)))
+        parts = examine(resolve_model(ModelConfig(model) if isinstance(model, str) else model))
         check_steps(parts.schedule, config)
         check_scheduler(parts.prediction, config)
+        if config.resolution is not None:
+            parts.require_side(config.resolution)
+
+
+@contextmanager
+def drawing(config: GenerationConfig) -> Iterator[None]:
+    """Inside, memory that does not suffice for a model or its pictures becomes a `RunFault` of one line, which says what to lower."""
+    from inpo.training.memory import is_out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        raise RunFault(
+            f"out of memory while pictures were made ({said}): lower --batch (now {config.batch}), then --resolution, or set --dtype bf16; "
+            "pictures that were made are kept"
+        ) from error.with_traceback(None)
 
 
 def generate_pictures(
-    model: str, prompts: str, out: Path, config: GenerationConfig, *, control: Control | None = None, force: bool = False
+    model: str | ModelConfig, prompts: str, out: Path, config: GenerationConfig, *, control: Control | None = None, force: bool = False
 ) -> list[ImageRecord]:
-    """`inpo generate`: one picture per prompt and sample in `out`; with `control` they follow pictures too. Raises `InputError`."""
+    """`inpo generate`: one picture per prompt and sample in `out`; with `control` they follow pictures too.
+
+    Raises `InputError`, and `RunFault` where memory does not suffice.
+    """
     wanted = prompt_set(prompts)
     files = control.files(len(wanted)) if control else ()
     check_generator(model, config, "--model")
-    loaded: GenerativeModel = load(model)
-    if control:
-        loaded = _controlled(cast("Model", loaded), control, files)
-    return generate(loaded, wanted, out, config, force=force, progress=bar("pictures"))
+    with drawing(config):
+        loaded: GenerativeModel = load(model, frozen=True)
+        if control:
+            loaded = _controlled(cast("Model", loaded), control, files)
+        return generate(loaded, wanted, out, config, force=force, progress=bar("pictures"))
 
 
 def _controlled(model: Model, control: Control, files: tuple[Path, ...]) -> ControlledModel:

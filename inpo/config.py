@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from inpo.checking import one_of
+from inpo.checking import ill_typed, members, one_of
 from inpo.console import say
 from inpo.data.config import DataConfig
 from inpo.data.suits import check_settings
@@ -28,6 +27,7 @@ from inpo.models.config import Lora, ModelConfig
 from inpo.objectives import Safeguard
 from inpo.training.settings import OptimizerConfig, Settings, TrainConfig
 from inpo.training.watch import check_watched
+from inpo.trees import StrictLoader
 from inpo.trees import read_tree as read_tree
 from inpo.trees import recipe_names as recipe_names
 from inpo.trees import recipe_text as recipe_text
@@ -152,7 +152,7 @@ def _parse_override(text: str) -> dict[str, object]:
     if not separator or not key:
         raise InputError(f"{text!r} is not an override: write key=value without spaces, as in train.steps=100")
     try:
-        parsed: object = yaml.safe_load(value)
+        parsed: object = yaml.load(value, Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{key}: {value!r} is not a value: {' '.join(str(error).split())}") from error
     for part in reversed(key.split(".")):
@@ -222,35 +222,21 @@ def build(cls: type[T], values: Tree, prefix: str) -> T:
     try:
         return TypeAdapter(cls).validate_python(built)
     except ValidationError as error:
-        raise InputError("; ".join(_explain(detail, prefix) for detail in error.errors())) from error
+        raise InputError("; ".join(dict.fromkeys(ill_typed(detail, prefix, built, hints) for detail in error.errors()))) from error
 
 
 def _build_inner(hint: object, value: object, prefix: str) -> object:
     """Settings inside a setting are read as strictly: left to themselves, dataclasses would drop what they do not know."""
-    inner = next((member for member in _members(hint) if isinstance(member, type) and dataclasses.is_dataclass(member)), None)
+    inner = next((member for member in members(hint) if isinstance(member, type) and dataclasses.is_dataclass(member)), None)
     return build(inner, value, prefix) if inner is not None and isinstance(value, dict) else value
 
 
 def _refuse_wrong_scalars(values: Tree, hints: Mapping[str, object], prefix: str) -> None:
     """YAML's booleans are integers to Python, and lax validation would read 'yes' as True: neither is meant here."""
     for name, value in values.items():
-        wants_bool = bool in _members(hints[name])
+        wants_bool = bool in members(hints[name])
         if value is not None and wants_bool is not isinstance(value, bool) and (wants_bool or isinstance(value, bool)):
             raise InputError(f"{prefix}.{name}={value!r} must be {'true or false' if wants_bool else 'a value, not true or false'}")
-
-
-def _members(hint: object) -> tuple[object, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-
-
-def _explain(detail: object, prefix: str) -> str:
-    found = typing.cast("dict[str, typing.Any]", detail)
-    message = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    if found["type"] == "value_error" or not found["loc"]:
-        # A component's own check: it names its key already, with or without the section.
-        return message if message.startswith(prefix) else f"{prefix}.{message}"
-    key = ".".join([prefix, *(str(part) for part in found["loc"] if isinstance(part, str) and part.isidentifier())])
-    return f"{key}={found['input']!r} must be {message}"
 
 
 def _refuse_unknown(values: Tree, known: typing.Iterable[str], prefix: str) -> None:
@@ -271,7 +257,7 @@ def _meant(key: str, names: Sequence[str], prefix: str) -> str:
 
 def _all_keys() -> list[str]:
     """Every setting under its dotted name, those of all methods' parts included."""
-    parts = [(name, kind) for name, hint in typing.get_type_hints(Experiment).items() for kind in _members(hint)]
+    parts = [(name, kind) for name, hint in typing.get_type_hints(Experiment).items() for kind in members(hint)]
     parts += [(f"method.{part}", type(getattr(each, part))) for each in METHODS.values() for part in METHOD_PARTS]
     known = [(name, kind) for name, kind in parts if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not Method]
     return [*(f"{name}.{f.name}" for name, kind in known for f in dataclasses.fields(kind)), "method.name"]

@@ -17,7 +17,7 @@ from inpo.checking import number
 from inpo.errors import InputError
 from inpo.files import file_sha256
 from inpo.models.model import Model
-from inpo.types import Denoiser, Encoder
+from inpo.types import Denoiser, Dtype, Encoder
 
 if TYPE_CHECKING:
     from inpo.generation import Shot
@@ -95,6 +95,11 @@ class ControlledModel:
     def device(self) -> torch.device:
         """The model's."""
         return self.model.device
+
+    @property
+    def dtype(self) -> Dtype:
+        """The model's."""
+        return self.model.dtype
 
     @property
     def scheduler_config(self) -> Mapping[str, object]:

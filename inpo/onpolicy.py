@@ -15,13 +15,14 @@ from typing import Literal, get_args
 
 from inpo.checking import number, one_of, whole
 from inpo.comparison import check_prompts
-from inpo.compose import load, prompt_set, scorer
+from inpo.compose import check_generator, drawing, load, prompt_set, scorer
 from inpo.console import bar
 from inpo.data.ranking import PairPolicy, ranked_pairs
 from inpo.data.writer import Kind, check_free, writing_pairs
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, ImageRecord, count_faults, generate
-from inpo.types import Scorer
+from inpo.models.config import DTYPES, ModelConfig
+from inpo.types import Dtype, Scorer
 
 NearTies = Literal["drop", "half"]
 COLUMNS: Mapping[str, Kind] = {
@@ -41,7 +42,7 @@ class OnPolicy:
 
     model, prompts, scorer: names as everywhere (`inpo.compose`). limit: only the first prompts. pairs: best-worst makes one
     pair of the widest margin from a prompt's pictures; adjacent and all make more, and closer ones. margin: scores at most
-    this far apart are a near tie, which is dropped, or kept with the label ½ (near_ties=half).
+    this far apart are a near tie, which is dropped, or kept with the label ½ (near_ties=half). dtype: what the model computes in.
     """
 
     model: str
@@ -52,10 +53,12 @@ class OnPolicy:
     margin: float = 0.0
     near_ties: NearTies = "drop"
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(samples=4))
+    dtype: Dtype = "fp32"
 
     def __post_init__(self) -> None:
         one_of("pairs", self.pairs, get_args(PairPolicy))
         one_of("near_ties", self.near_ties, get_args(NearTies))
+        one_of("dtype", self.dtype, DTYPES)
         number("margin", self.margin, low=0)
         whole("limit", self.limit, low=1, optional=True)
         # One picture alone leaves nothing to prefer.
@@ -108,14 +111,16 @@ def generate_pairs(job: OnPolicy, out: Path, *, force: bool = False) -> OnPolicy
 
     Raises `InputError` for what `job` names and is not there, for prompts that the scorer cannot judge before any picture is
     made, for an `out` that exists or pictures made with other settings (both unless `force`), and where no pair comes of it.
-    After an interruption, the same call makes only what is missing.
+    After an interruption, the same call makes only what is missing. Raises `RunFault` where memory does not suffice.
     """
     check_free(out, force=force)
-    judge, wanted = scorer(job.scorer), prompt_set(job.prompts)[: job.limit]
-    check_prompts([judge], wanted, job.prompts)
+    wanted = prompt_set(job.prompts)[: job.limit]
+    # Not kept: beside the model that draws, a large scorer may be more than a card holds.
+    check_prompts([scorer(job.scorer)], wanted, job.prompts)
+    check_generator(job.model, job.generation, "--model")
     folder, tally = out.with_suffix(".work") / PICTURES, _Tally()
     records = _pictures(job, wanted, folder, force=force)
-    judged = _judged(judge, job.model, records, folder)
+    judged = _judged(scorer(job.scorer), job.model, records, folder)
     lost = len(records) - len(judged) - sum(count_faults(records).values())
     with writing_pairs(out, COLUMNS, force=force) as writer:
         for row in _rows(job, judged, folder, tally):
@@ -131,13 +136,14 @@ def generate_pairs(job: OnPolicy, out: Path, *, force: bool = False) -> OnPolicy
 
 def _pictures(job: OnPolicy, prompts: Sequence[str], folder: Path, *, force: bool) -> list[ImageRecord]:
     """The pictures there, and those still missing made; pictures of another job are replaced where `force` says so."""
-    model = load(job.model)
-    try:
-        return generate(model, prompts, folder, job.generation, progress=bar("pictures"))
-    except InputError:
-        if not force:
-            raise
-        return generate(model, prompts, folder, job.generation, force=True, progress=bar("pictures"))
+    with drawing(job.generation):
+        model = load(ModelConfig(job.model, dtype=job.dtype), frozen=True)
+        try:
+            return generate(model, prompts, folder, job.generation, progress=bar("pictures"))
+        except InputError:
+            if not force:
+                raise
+            return generate(model, prompts, folder, job.generation, force=True, progress=bar("pictures"))
 
 
 def _judged(judge: Scorer, model: str, records: Sequence[ImageRecord], folder: Path) -> list[_Judged]:

@@ -147,7 +147,7 @@ def _open(job: PairScoring) -> _Opened:
 
 def _open_held_out(run: AlignedRun, job: PairScoring) -> _Opened:
     """The pairs that a run kept for validation; of a source without end, those after the last one that it trained on."""
-    from inpo.data.order import held_out, ids_of
+    from inpo.data.order import held_rows
 
     # A run on one picture of each pair has held the whole pair out.
     data, train = replace(run.experiment.data, positive_ratio=None), run.experiment.train
@@ -155,7 +155,7 @@ def _open_held_out(run: AlignedRun, job: PairScoring) -> _Opened:
     if source.size is None:
         first = train.steps * train.pairs_per_step
         return _Opened(source, range(first, first + job.limit), data.path == WORLD_PAIRS)
-    rows = [row for row, pair in enumerate(ids_of(source)) if held_out(pair, data.validation_fraction)]
+    rows = [row for row, held in enumerate(held_rows(source, data.validation_fraction)) if held]
     if not rows:
         raise InputError(
             f"--pairs {job.pairs}: that run held no pairs out (data.validation_fraction={data.validation_fraction:g}); name a file of "

@@ -12,7 +12,7 @@ from inpo.compose import open_pairs
 from inpo.config import Experiment
 from inpo.data.derived import origin
 from inpo.data.loader import require_a_step
-from inpo.data.order import held_out, ids_of
+from inpo.data.order import held_rows
 from inpo.data.sources import ParquetPairs
 from inpo.errors import InputError
 from inpo.methods import Method
@@ -100,7 +100,7 @@ def _training_data(experiment: Experiment) -> _Data:
     source = open_pairs(experiment.data, method=experiment.method, seed=experiment.train.seed)
     if source.size is None:
         return _Data(source.singles, None, "")
-    held = sum(held_out(pair_id, experiment.data.validation_fraction) for pair_id in ids_of(source))
+    held = int(held_rows(source, experiment.data.validation_fraction).sum())
     per_step = experiment.train.pairs_per_step
     require_a_step(experiment.data, train=source.size - held, held=held, pairs_per_step=per_step, singles=source.singles)
     check_watched(experiment.train, experiment.method.objective, held_out=held > 0, singles=source.singles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from pathlib import Path
 
@@ -10,6 +11,14 @@ import yaml
 from inpo.errors import InputError, nearest
 
 RECIPES = Path(__file__).parent / "recipes"
+
+_WITHOUT_BASE_SIXTY = {
+    f"tag:yaml.org,2002:{kind}": re.compile(f"(?!.*:)(?:{pattern.pattern})", re.VERBOSE)
+    for kind in ("int", "float")
+    for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers["1"]
+    if tag == f"tag:yaml.org,2002:{kind}"
+}
+"""YAML 1.1's patterns of numbers, without those that have a colon."""
 
 
 def read_tree(source: str) -> dict[str, object]:
@@ -25,7 +34,7 @@ def read_tree(source: str) -> dict[str, object]:
             f"{source!r} is neither a recipe{nearest(source, recipe_names())} nor a .yaml file; recipes: {', '.join(recipe_names())}"
         )
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
@@ -45,8 +54,8 @@ def recipe_text(name: str) -> str:
     return (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error: the second would silently win."""
+class StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error: the second would silently win. 10:30 is text, and not 630 as in YAML 1.1."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[typing.Hashable, object]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -54,3 +63,9 @@ class _StrictLoader(yaml.SafeLoader):
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(sorted(twice))}", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, _WITHOUT_BASE_SIXTY.get(tag, pattern)) for tag, pattern in known]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}

@@ -41,7 +41,7 @@ class DataConfig:
     sizes: what a model that is told sizes (SDXL) is told of a pair: one constant of the run, or the winner's own size and crop, for
       w and l alike. "true" would be no name for it: YAML reads a truth value.
     prompt_dropout: probability of replacing the prompt by the empty one, for w and l alike.
-    validation_fraction: share of pairs held out of training, chosen by a hash of the pair's id.
+    validation_fraction: share of pairs held out of training, chosen by a hash of the ranking's id that pairs share, else of the pair's.
     """
 
     path: str

@@ -1,6 +1,6 @@
 """Sources made of another source of pairs: judged by a scorer in place of labels, or one picture of each pair.
 
-A derived pair keeps the id of the pair that it was made of, so what is held out of training stays held out.
+A derived pair keeps id and ranking of the pair that it was made of, so what is held out of training stays held out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inpo.data.config import DataConfig
 from inpo.data.images import BrokenImage, decode
-from inpo.data.order import STRIDE, ids_of
+from inpo.data.order import STRIDE, ids_of, split_names_of
 from inpo.data.soft import Range, clamped, soft_preference
 from inpo.errors import InputError
 from inpo.randomness import seed_for
@@ -45,6 +45,11 @@ class Derived(ABC):
     def ids(self) -> Sequence[str]:
         """The ids in order; none of a source without end."""
         return ids_of(self.source)
+
+    @property
+    def split_names(self) -> Sequence[str]:
+        """The source's."""
+        return split_names_of(self.source)
 
 
 class ScoredPairs(Derived):

@@ -16,7 +16,10 @@ HAS_LABEL = "has_label"
 Labels = Literal["needed", "taken", "ignored"]
 """Whether the labels of pairs must be there, are taken where they are, or are not looked at because scores judge."""
 
-OPINIONS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+OPINIONS = {
+    **dict.fromkeys(("true", "1", "1.0", "like", "liked", "up"), True),
+    **dict.fromkeys(("false", "0", "0.0", "-1", "-1.0", "dislike", "disliked", "down"), False),
+}
 """What the label of a single picture may be as text, in lower case."""
 
 Row = Mapping[str, object]
@@ -90,14 +93,12 @@ def label_faults(row: Row, labels: Sequence[str]) -> list[Fault]:
 def _opinion_faults(field: str, value: object) -> list[Fault]:
     if value is None:
         return [Fault(field, "is missing", "null")]
-    return [] if opinion(value) is not None else [Fault(field, "is neither 1 nor 0, neither true nor false", short(value))]
+    return [] if opinion(value) is not None else [Fault(field, f"is not one of {', '.join(OPINIONS)}", short(value))]
 
 
 def opinion(value: object) -> bool | None:
     """Whether a single picture is a desired one; None where its label says neither."""
-    if isinstance(value, str):
-        return OPINIONS.get(value.strip().lower())
-    return bool(value) if isinstance(value, numbers.Real) and value in (0, 1) else None
+    return OPINIONS.get(str(value).strip().lower()) if isinstance(value, str | numbers.Real) else None
 
 
 def caption_faults(value: object) -> list[Fault]:

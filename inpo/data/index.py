@@ -19,6 +19,7 @@ from inpo.data.mending import with_stand_ins
 from inpo.data.scan import Batch, Progress, Tally, rules_of, scan
 from inpo.data.shards import Shard
 from inpo.data.soft import soft_preference
+from inpo.data.split import ranking_key, rankings_bytes, with_rankings
 from inpo.errors import InputError
 from inpo.files import replacing
 
@@ -45,7 +46,7 @@ _WITH_SCORES = pa.schema([*_SCHEMA, *((name, pa.float64()) for name in _SCORES)]
 class PairIndex:
     """The valid pairs in file order (`table`: `_SCHEMA`), what was left out, and what the index was made from.
 
-    A single picture's `preference` is 1 or 0, and it is never swapped.
+    A single picture's `preference` is 1 or 0, and it is never swapped. `table` names the rankings that several pairs are of, if any are.
 
     `fingerprint`: hex sha256 over the pairs and the sizes of the row groups, which both shape the order of training; it
     does not know file names or times. `made_from` does: it tells cheaply whether the files are the ones that were indexed.
@@ -107,7 +108,7 @@ def _made_from(shards: Sequence[Shard], config: DataConfig) -> dict[str, object]
 def _build(
     shards: Sequence[Shard], config: DataConfig, *, made_from: dict[str, object], rejected: TextIO | None, progress: Progress | None
 ) -> PairIndex:
-    tally, chunks = Tally(), []
+    tally, chunks, rankings = Tally(), [], list[bytes | None]()
     schema = _SCHEMA if config.score_columns is None else _WITH_SCORES
     rows: list[tuple[object, ...]] = []
     for batch in scan(shards, rules=rules_of(config), progress=progress):
@@ -115,16 +116,17 @@ def _build(
         shard = shards[batch.shard]
         _note_faults(batch, shard, tally, rejected)
         _refuse_ties(batch, shard, config)
+        kept = [(row, examined) for row, examined in batch.rows() if examined.valid and (not examined.tie or config.ties == "half")]
+        rankings += [ranking_key(examined.ranking) for _, examined in kept]
         rows += [
             (batch.shard, batch.group, row, examined.id, examined.preference, examined.swap, *(examined.scores or ()))
-            for row, examined in batch.rows()
-            if examined.valid and (not examined.tie or config.ties == "half")
+            for row, examined in kept
         ]
         if len(rows) >= _CHUNK_ROWS:
             chunks.append(_table(rows, schema))
             rows = []
     table = pa.concat_tables([*chunks, _table(rows, schema)]).combine_chunks()
-    table = table if config.score_columns is None else _softened(table, config)
+    table = with_rankings(table if config.score_columns is None else _softened(table, config), rankings)
     return PairIndex(table, tally, _fingerprint(table, shards), made_from)
 
 
@@ -168,6 +170,7 @@ def _fingerprint(table: pa.Table, shards: Sequence[Shard]) -> str:
     digest.update(ids_of(table).data)
     for name in ("preference", "swap"):
         digest.update(table.column(name).to_numpy().astype(np.float32))
+    digest.update(rankings_bytes(table))
     return digest.hexdigest()
 
 

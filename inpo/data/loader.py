@@ -19,7 +19,7 @@ from inpo.data.derived import origin
 from inpo.data.encode import BoundedStore, Latents, PairEncoder, latent_bytes
 from inpo.data.images import BrokenImage, decode
 from inpo.data.lookahead import in_order
-from inpo.data.order import BlockShuffle, endless_pair, first_held_out, held_out, ids_of
+from inpo.data.order import BlockShuffle, endless_pair, first_held_out, held_rows, ids_of
 from inpo.data.transform import CENTER, Sizes, View, show_pair, sizes_of, view_of
 from inpo.errors import InputError
 from inpo.randomness import seed_for
@@ -91,7 +91,7 @@ class EncodedPairs:
         self._source, self._config, self._seed = source, config, seed
         self._resolution = config.resolution
         self._ids = ids_of(source)
-        held = np.array([held_out(pair_id, config.validation_fraction) for pair_id in self._ids], dtype=bool)
+        held = held_rows(source, config.validation_fraction)
         self._held_rows = np.flatnonzero(held)
         self._order = None if source.size is None else BlockShuffle(np.flatnonzero(~held), source.block, seed)
         if self._order is not None:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from inpo.data.order import held_out
+from inpo.data.split import SplitNames, without_rankings
 
 
 def with_stand_ins(kept: pa.Table, sound: pa.Table, validation_fraction: float) -> pa.Table | None:
@@ -15,7 +16,8 @@ def with_stand_ins(kept: pa.Table, sound: pa.Table, validation_fraction: float) 
     the order of training is the run's own. None where the two lists differ in anything else, or no pair can stand in.
     """
     stays = np.isin(_places(kept), _places(sound))
-    if not kept.filter(pa.array(stays)).equals(sound):
+    # A ranking that lost a pair may be shared no longer: the run's own list says which pairs were held out.
+    if not without_rankings(kept.filter(pa.array(stays))).equals(without_rankings(sound)):
         return None
     rows = np.arange(len(stays))
     for lost in np.flatnonzero(~stays):
@@ -34,7 +36,7 @@ def _places(table: pa.Table) -> np.ndarray:
 
 
 def _stand_in(table: pa.Table, lost: int, stays: np.ndarray, fraction: float) -> int | None:
-    ids = table.column("id")
-    wanted = held_out(ids[lost].as_py().hex(), fraction)
+    names = SplitNames(table)
+    wanted = held_out(names[lost], fraction)
     after = np.roll(np.arange(len(stays)), -lost - 1)
-    return next((int(row) for row in after if stays[row] and held_out(ids[int(row)].as_py().hex(), fraction) == wanted), None)
+    return next((int(row) for row in after if stays[row] and held_out(names[int(row)], fraction) == wanted), None)

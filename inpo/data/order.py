@@ -31,14 +31,21 @@ class KnowsIds(Protocol):
     ids: Sequence[str]
 
 
+@runtime_checkable
+class KnowsSplit(Protocol):
+    """A source of which some pairs belong together. Those of one name are held out, or trained on, together."""
+
+    split_names: Sequence[str]
+
+
 def window_blocks(block: int) -> int:
     """Blocks of neighbouring pairs in a shuffling window: at least two, and at least `WINDOW_PAIRS` pairs."""
     return max(2, math.ceil(WINDOW_PAIRS / block))
 
 
-def held_out(pair_id: str, fraction: float) -> bool:
-    """Whether a pair belongs to validation: by its id alone, so in every run, order and copy of the data alike."""
-    draw = int.from_bytes(hashlib.sha256(pair_id.encode()).digest()[:8], "big")
+def held_out(name: str, fraction: float) -> bool:
+    """Whether a pair belongs to validation: by its id, or its ranking's, alone, so in every run, order and copy of the data alike."""
+    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return draw < fraction * 2.0**64
 
 
@@ -49,6 +56,16 @@ def ids_of(source: PairSource) -> Sequence[str]:
     if isinstance(source, KnowsIds):
         return source.ids
     return [source[i].id for i in range(source.size)]
+
+
+def split_names_of(source: PairSource) -> Sequence[str]:
+    """What `held_out` asks of each pair of a finite source, in order; none of one without end."""
+    return source.split_names if isinstance(source, KnowsSplit) else ids_of(source)
+
+
+def held_rows(source: PairSource, fraction: float) -> np.ndarray:
+    """Which pairs of a finite source are held out, bool `[n]`; empty for one without end."""
+    return np.array([held_out(name, fraction) for name in split_names_of(source)], dtype=bool)
 
 
 class BlockShuffle:

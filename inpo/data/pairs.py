@@ -52,6 +52,7 @@ class Examined:
     `wanted`: not filtered out by data.where. `id`: 32 bytes. `preference`: P(w ≻ l), 1 or ½. `swap`: jpg_1 is the winner.
     `lower_wins`: the winner is the image whose bytes sort first, so two rows of one id disagree where this differs.
     `scores`: of the first and the second picture, where scores judge; `preference` then only tells ties from others.
+    `ranking`: the value of the row's column for it, if it has one.
     A `single` picture has `preference` 1 if it is desired and else 0, and `lower_wins` is the same.
     """
 
@@ -65,6 +66,7 @@ class Examined:
     caption: str = ""
     scores: tuple[float, float] | None = None
     single: bool = False
+    ranking: object = None
 
     @property
     def valid(self) -> bool:

@@ -61,7 +61,9 @@ class ParquetShard(Shard):
 
     @cached_property
     def columns(self) -> Mapping[str, str]:  # type: ignore[override]  # read from the footer
-        return {field.name: kind for field in self.schema if (kind := _kind(field.type)) is not None}
+        kinds = {field.name: kind for field in self.schema if (kind := _kind(field.type)) is not None}
+        # Of a name that is there twice nobody could say which column is meant.
+        return {name: kind for name, kind in kinds.items() if self.schema.names.count(name) == 1}
 
     def batches(self, group: int, extra: Sequence[str]) -> Iterator[list[Row]]:
         names = [name for name in (*self.shape.columns, *self.shape.optional) if name in self.schema.names]
@@ -139,7 +141,8 @@ def _expected(column: str, kind: pa.DataType) -> tuple[str, bool]:
     if column in LABELS:
         return "numbers", pa.types.is_floating(kind) or pa.types.is_integer(kind)
     if column in SINGLE.labels:
-        return "1 and 0, or true and false", any(check(kind) for check in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
+        plain = any(check(kind) for check in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
+        return "1 and 0, true and false, or words for them", plain or _is_text(kind)
     if column == HAS_LABEL:
         return "true or false", pa.types.is_boolean(kind) or pa.types.is_integer(kind)
     return "text", _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)

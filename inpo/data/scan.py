@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from inpo.data.config import DataConfig, Verify
 from inpo.data.fields import Labels, Row
@@ -14,6 +14,7 @@ from inpo.data.lookahead import in_order
 from inpo.data.pairs import Examined, examine
 from inpo.data.shards import EXTRA, Shard
 from inpo.data.soft import Range, check_score_columns, judged_by_scores
+from inpo.data.split import RANKING
 from inpo.data.where import Condition, check_columns, judge, parse_condition
 from inpo.errors import InputError
 
@@ -146,7 +147,8 @@ def _batches(shards: Sequence[Shard], rules: Rules, damaged: list[tuple[str, str
 
 def _group(shard: Shard, number: int, group: int, rules: Rules) -> Iterator[tuple[int, int, int, list[Row]]]:
     first = shard.first_rows[group]
-    for rows in shard.batches(group, rules.columns):
+    ranking = [RANKING] if RANKING in shard.columns and not shard.shape.single else []
+    for rows in shard.batches(group, list(dict.fromkeys((*rules.columns, *ranking)))):
         yield number, group, first, rows
         first += len(rows)
 
@@ -162,7 +164,7 @@ def _examine_row(row: Row, *, shard: Shard, rules: Rules) -> Examined:
         wanted, faults = judge(rules.conditions, values)
         if faults or not wanted:
             return Examined(faults=faults, wanted=wanted)
-    found = examine(row, verify=rules.verify, names=shard.names, shape=shard.shape)
+    found = replace(examine(row, verify=rules.verify, names=shard.names, shape=shard.shape), ranking=values.get(RANKING))
     if rules.scores is None or not found.valid:
         return found
     return judged_by_scores(found, values, rules.scores, rules.limits)

@@ -17,6 +17,7 @@ from inpo.data.order import window_blocks
 from inpo.data.pairs import Verdict, record
 from inpo.data.scan import Progress, Tally
 from inpo.data.shards import Group, Shard
+from inpo.data.split import SplitNames
 from inpo.data.suits import check_singles
 from inpo.errors import InputError
 from inpo.methods import Method
@@ -54,6 +55,7 @@ class ParquetPairs:
         self._groups: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self._lock = threading.Lock()
         self.ids = PairIds(ids_of(index.table))
+        self.split_names = SplitNames(index.table)
         self.size = len(self.ids)
         self.singles = any(shard.shape.single for shard in shards)
         self.block = _typical_group(shards, self.size, index.tally.rows)

@@ -118,7 +118,8 @@ def write_png(file: Path, image: NDArray[np.uint8] | Tensor) -> str:
 def _settings(model: GenerativeModel, config: GenerationConfig) -> dict[str, object]:
     """Everything but the prompts that decides what a picture looks like."""
     kept = {key: value for key, value in asdict(config).items() if key not in ("batch", "samples")}
-    return {"schema": 1, "model": model.fingerprint(), "control": model.control if isinstance(model, Controlled) else None, **kept}
+    control = model.control if isinstance(model, Controlled) else None
+    return {"schema": 1, "model": model.fingerprint(), "dtype": model.dtype, "control": control, **kept}
 
 
 def _prepare(folder: Path, wanted: Sequence[Shot], settings: Mapping[str, object], *, force: bool) -> dict[str, ImageRecord]:
@@ -147,15 +148,16 @@ def _resumable(folder: Path, wanted: Sequence[Shot], settings: Mapping[str, obje
     strangers = sorted(item.name for item in folder.iterdir() if item.name not in {*by_name, RECORDS, SETTINGS})
     if strangers or not (folder / SETTINGS).is_file():
         what = f"{len(strangers)} files that this call does not make, the first is {strangers[0]!r}" if strangers else f"no {SETTINGS}"
-        raise InputError(f"{folder} is not empty and holds {what}; choose another folder, or force")
-    before = _read_settings(folder / SETTINGS)
+        raise InputError(f"{folder} is not empty and holds {what}; choose another folder, or --force")
+    # Older versions did not name it, and the model's fingerprint knows it.
+    before = {"dtype": settings["dtype"], **_read_settings(folder / SETTINGS)}
     changed = [f"{key} {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
     if changed:
-        raise InputError(f"{folder} holds pictures made with other settings ({', '.join(changed)}); choose another folder, or force")
+        raise InputError(f"{folder} holds pictures made with other settings ({', '.join(changed)}); choose another folder, or --force")
     records = read_records(folder) if (folder / RECORDS).is_file() else []
     for record in records:
         if record.file in by_name and record.prompt != by_name[record.file].prompt:
-            raise InputError(f"{folder / record.file} shows another prompt ({record.prompt!r}); choose another folder, or force")
+            raise InputError(f"{folder / record.file} shows another prompt ({record.prompt!r}); choose another folder, or --force")
     return {record.file: record for record in records if record.file in by_name and _whole(folder, record)}
 
 
@@ -163,7 +165,7 @@ def _read_settings(file: Path) -> dict[str, object]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{file} is damaged ({error}); choose another folder, or force") from error
+        raise InputError(f"{file} is damaged ({error}); choose another folder, or --force") from error
     return settings if isinstance(settings, dict) else {}
 
 

@@ -19,7 +19,7 @@ from inpo.ddim import Guided, sample
 from inpo.errors import InputError
 from inpo.randomness import seed_for
 from inpo.schedule import FLOW_TIME_SCALE, Prediction, Schedule
-from inpo.types import Condition, Denoiser, Encoder
+from inpo.types import Condition, Denoiser, Dtype, Encoder
 
 SCHEDULERS = ("ddim", "euler", "dpmsolver++")
 _OF_DIFFUSERS = {"euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
@@ -41,6 +41,10 @@ class GenerativeModel(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """What its network computes in."""
 
     @property
     def scheduler_config(self) -> Mapping[str, object]:

@@ -12,7 +12,7 @@ from inpo.models.adapted import AdaptedModel
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.denoiser import HALF
 from inpo.models.families import VAE
-from inpo.models.lora import attach, measure_magnitudes, merge_file
+from inpo.models.lora import attach, freeze, measure_magnitudes, merge_file
 from inpo.models.model import Model
 from inpo.models.modules import load_module
 from inpo.models.parts import Parts, examine
@@ -23,18 +23,24 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
-def load(config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora | None = None, seed: int = 0) -> Model:
+def load(
+    config: ModelConfig, device: torch.device | str = "cpu", *, lora: Lora | None = None, seed: int = 0, frozen: bool = False
+) -> Model:
     """Loads the model that `config` describes, fp32 whatever its files hold; with `lora` set, frozen under adapters drawn from `seed`.
 
-    Under adapters the network's matrices and kernels are kept in the dtype that it computes in, which saves half and changes no number.
+    Where they are not trained, under adapters or because the model is `frozen`, the network's matrices and kernels are kept in the dtype
+    that it computes in, which saves half and changes no number.
 
     Raises `InputError` naming the folder or the key for a family that is not supported, a component that is absent, damaged
     or does not fit the others, and weights that exist as pickles only.
     """
     parts = examine(config)
     network, wiring = load_network(parts), WIRING[parts.family.network.kind]
+    stored = HALF.get(config.dtype, torch.float32)
     if lora:
-        attach(network, lora, seed=seed, attention=parts.family.lora_targets, stored=HALF.get(config.dtype, torch.float32))
+        attach(network, lora, seed=seed, attention=parts.family.lora_targets, stored=stored)
+    elif frozen:
+        freeze(network, stored)
     if config.gradient_checkpointing:
         cast(Any, network).enable_gradient_checkpointing()
     vae = cast("AutoencoderKL", load_module(VAE, parts.vae).to(device))

@@ -42,16 +42,21 @@ def attach(network: nn.Module, lora: Lora, *, seed: int, attention: Sequence[str
     from peft import LoraConfig, inject_adapter_in_model
 
     names = target_layers(network, lora.target_names, attention=attention)
-    network.requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, ADAPTABLE):
-            module.to(stored)
+    freeze(network, stored)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.strength, target_modules=names, use_dora=lora.dora)
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, network, _ADAPTER)
     for name, layer in adapted_layers(network).items():
         _prepare(layer, seed, name)
     measure_magnitudes(network)
+
+
+def freeze(network: nn.Module, stored: torch.dtype) -> None:
+    """No weight requires a gradient, and matrices and kernels are kept in `stored`, in place."""
+    network.requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, ADAPTABLE):
+            module.to(stored)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from inpo.models.folders import INDEX, weights_variant
 from inpo.models.prompts import Absent, Reading
 from inpo.models.saving import read_weights, replace_folder, without_origins, write_network, write_pipeline, write_reading
 from inpo.models.sides import check_side, latent_side
-from inpo.types import Denoiser
+from inpo.types import Denoiser, Dtype
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Model:
     def device(self) -> torch.device:
         """Where the policy is. The encoder may wait elsewhere (`PipelineEncoder.move`)."""
         return next(self.policy.parameters()).device
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the network computes in."""
+        return self.policy.compute_dtype
 
     @property
     def default_resolution(self) -> int:

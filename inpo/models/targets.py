@@ -62,9 +62,11 @@ def _no_match(target: str, modules: Mapping[str, nn.Module], layers: Mapping[str
             f"lora.targets: {target!r} is a {type(modules[others[0]]).__name__} ({others[0]}); adapters go on linear and convolution layers"
         )
     names = {_tail(name, target.count(".")) for name in layers}
+    parts = [part.strip() for part in target.split(",")]
+    hint = f" (several are a list: [{', '.join(parts)}])" if len(parts) > 1 else nearest(target, [*PRESETS, *sorted(names)])
     return (
-        f"lora.targets: {target!r} matches no layer of this network{nearest(target, [*PRESETS, *sorted(names)])}; give a preset "
-        f"({', '.join(PRESETS)}), the last parts of a name such as 'to_q', or a regular expression over whole names"
+        f"lora.targets: {target!r} matches no layer of this network{hint}; give a preset ({', '.join(PRESETS)}), the last parts of a name "
+        "such as 'to_q', or a regular expression over whole names"
     )
 
 

@@ -119,6 +119,11 @@ def open_run(
     return RunFolder(path, config, resume_from, _lock=locks[0] if locks else None)
 
 
+def check_run(path: Path, config: Mapping[str, object], *, resume: str | None, force: bool, reread: Reread) -> None:
+    """Raises what `open_run` would for this folder and checkpoint, and writes nothing."""
+    _Opening(path, config, [], reread).look(resume=resume, force=force)
+
+
 @dataclass(frozen=True)
 class _Opening:
     path: Path
@@ -126,9 +131,15 @@ class _Opening:
     locks: list[Lock]
     reread: Reread
 
+    def look(self, *, resume: str | None, force: bool) -> None:
+        self._check_place(resume)
+        if resume:
+            self._resume_point(resume)
+        if self.path.is_dir():
+            self._check_free(force or (resume is not None and self._is_own(resume)))
+
     def run(self, config_text: str, *, resume: str | None, force: bool) -> tuple[Path, Manifest] | None:
-        if resume == LATEST and not self.path.is_dir():
-            raise InputError(f"{self.path}: there is no run to resume")
+        self._check_place(resume)
         self._make()
         self.locks.append(Lock(self.path / LOCK))
         try:
@@ -176,9 +187,13 @@ class _Opening:
         held = [self.path / name for name in CONTENTS if name not in ENTRANCE]
         return any(any(entry.iterdir()) if entry.is_dir() else entry.is_file() and entry.stat().st_size > 0 for entry in held)
 
-    def _make(self) -> None:
+    def _check_place(self, resume: str | None) -> None:
+        if resume == LATEST and not self.path.exists():
+            raise InputError(f"{self.path}: there is no run to resume")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; a run needs a folder")
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"

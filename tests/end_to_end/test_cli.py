@@ -347,7 +347,7 @@ def test_before_training_an_interruption_is_told_too(
     if held:
         assert run("train", "sd15-sft", *settings, "--out", out).code == 0
 
-    def interrupt(*ignored: object) -> None:
+    def interrupt(*ignored: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
     for module in (alignment, compose):

@@ -136,6 +136,33 @@ def test_other_settings_need_force(run: Run, tmp_path: Path) -> None:
     assert (refused.code, "a cat" in refused.err, (tmp_path / "cat.work").exists()) == (2, True, False)
 
 
+def test_margin_and_near_ties_are_options(run: Run, tmp_path: Path) -> None:
+    """Under a margin that no two scores reach every pair is a near tie: dropped, or kept with the label ½. Pictures and scores stay."""
+    (tmp_path / "prompts.txt").write_text("a small red square on a white background\n")
+    command = ("data", "generate", "--model", "world", "--prompts", tmp_path / "prompts.txt", "--scorer", "world:oracle", "--steps", 2)
+    command += ("--samples", 3, "--pairs", "all", "--out", tmp_path / "o.parquet", "--force")
+    dropped = run(*command, "--margin", 1000)
+    assert (dropped.code, "no pair came of 3 pictures: 3 near ties" in dropped.err) == (2, True), dropped.err
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "o.work" / "pictures").glob("*.png")}
+    for options, labels in ((("--margin", 1000, "--near-ties", "half"), {0.5}), ((), {0.0, 1.0})):
+        done = run(*command, *options)
+        assert done.code == 0, done.err
+        rows = pq.read_table(tmp_path / "o.parquet").to_pylist()
+        assert (len(rows), {row["label_0"] for row in rows} | {row["label_1"] for row in rows}) == (3, labels)
+    assert {file: file.stat().st_mtime_ns for file in made} == made
+
+
+def test_per_caption_is_an_option(run: Run, tmp_path: Path) -> None:
+    """Two liked and three disliked pictures of one caption: six pairs at the most, or as many as are asked for."""
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(making.png(i))
+    rows = [{"image": f"{i}.png", "caption": "a circle", "label": i < 2} for i in range(5)]
+    path = write_json(tmp_path / "likes.json", rows)
+    for options, pairs in (((), 6), (("--per-caption", 2), 2)):
+        assert run("data", "import", path, "--out", tmp_path / "o.parquet", "--force", *options).code == 0
+        assert pq.read_metadata(tmp_path / "o.parquet").num_rows == pairs
+
+
 def test_scored_pairs_train_smpo_and_dpo(run: Run, tiny_pipeline: Path, tmp_path: Path) -> None:
     """Through the world's second scorer: what `inpo data score` prints is what training needs. Scored twice is refused without --force."""
     pairs, out = making.write(tmp_path / "pairs.parquet", [making.row(i) for i in range(12)]), tmp_path / "scored.parquet"
@@ -185,4 +212,4 @@ def test_single_pictures_are_validated_and_train_kto(run: Run, tiny_pipeline: Pa
     assert (refused.code, len(refused.err.splitlines()), "method.name=diffusion-kto" in refused.err) == (2, 2, True), refused.err
     listing.write_text(listing.read_text() + '\n{"image": "0.png", "caption": "x", "label": "good"}')
     found = run("data", "validate", listing)
-    assert (found.code, "opinions.jsonl, row 8, label: is neither 1 nor 0" in found.out) == (2, True)
+    assert (found.code, "opinions.jsonl, row 8, label: is not one of true, 1, 1.0, like" in found.out) == (2, True)

@@ -258,11 +258,11 @@ def test_a_broken_single_picture_is_left_out_in_every_layout(
 
 
 def test_half_written_opinions_are_told(tmp_path: Path) -> None:
-    """A listing without labels, a Parquet file without captions or with labels of text: named by column."""
+    """A listing without labels, a Parquet file without captions or with labels of bytes: named by column."""
     pictures = put(tmp_path / "a.csv", b"image,caption\n1.png,x\n")
     assert "a.csv: there is no column label beside image, caption" in refusal(pictures)
-    rows = [{"jpg": png(1), "label": "liked"}]
+    rows = [{"jpg": png(1), "label": b"liked"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
     told = refusal(tmp_path / "b.parquet")
-    assert "label: the column must hold 1 and 0, or true and false (found string)" in told
+    assert "label: the column must hold 1 and 0, true and false, or words for them (found binary)" in told
     assert "caption: the column is missing" in told

@@ -40,7 +40,8 @@ class Brightness:
 def judge(monkeypatch: pytest.MonkeyPatch) -> Brightness:
     """A world without models: pictures of `GREYS`, judged by their brightness."""
     found = Brightness()
-    monkeypatch.setattr(onpolicy, "load", lambda model: None)
+    monkeypatch.setattr(onpolicy, "check_generator", lambda model, config, option: None)
+    monkeypatch.setattr(onpolicy, "load", lambda model, frozen: None)
     monkeypatch.setattr(onpolicy, "scorer", lambda name: found)
     monkeypatch.setattr(onpolicy, "generate", draw)
     return found

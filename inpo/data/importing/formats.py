@@ -6,18 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from inpo.data.fields import Fault, short
+from inpo.data.fields import OPINIONS, Fault, opinion, short
 from inpo.data.importing.rankings import Columns, Faulty, Item, Place, Ranking, array, caption, number, optional, optional_text, text
 from inpo.data.writer import Kind
 from inpo.errors import InputError
 
 FormatName = Literal["hpdv2", "hpdv3", "imagereward", "likes"]
-
-OPINIONS = {
-    **dict.fromkeys(("true", "1", "1.0", "like", "liked", "up"), 1.0),
-    **dict.fromkeys(("false", "0", "0.0", "-1", "-1.0", "dislike", "disliked", "down"), 0.0),
-}
-"""What a label of `likes` may be, in lower case."""
 
 _RATINGS = ("overall_rating", "image_text_alignment_rating", "fidelity_rating")
 
@@ -100,12 +94,11 @@ def likes(row: Columns, place: Place) -> Ranking:
     """Unpaired opinions, ours: image, caption and label, true for a picture that was liked (`OPINIONS`). Pictures of one caption
     belong together; space around a caption does not count.
     """
-    label = OPINIONS.get(str(row.get("label")).strip().lower())
-    if label is None:
-        known = ", ".join(OPINIONS)
-        raise Faulty(Fault("label", f"is not one of {known}", short(row.get("label"))))
+    liked = opinion(row.get("label"))
+    if liked is None:
+        raise Faulty(Fault("label", f"is not one of {', '.join(OPINIONS)}", short(row.get("label"))))
     shown = caption(row, "caption").strip()
-    return Ranking(shown, shown, (Item(text(row, "image"), label, place, "image"),))
+    return Ranking(shown, shown, (Item(text(row, "image"), float(liked), place, "image"),))
 
 
 def _items(row: Columns, paths: str, place: Place, values: list[float], columns: list[Columns]) -> tuple[Item, ...]:

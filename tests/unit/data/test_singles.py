@@ -17,6 +17,7 @@ import pytest
 from inpo.compose import open_pairs
 from inpo.data.config import DataConfig
 from inpo.data.derived import SinglesOfPairs, origin
+from inpo.data.fields import OPINIONS
 from inpo.data.index import REJECTED_FILE
 from inpo.data.loader import EncodedPairs
 from inpo.data.pairs import pair_id, picture_id
@@ -106,7 +107,7 @@ def test_an_id_is_of_picture_and_caption_and_of_no_pair() -> None:
 
 @pytest.mark.parametrize(
     ("label", "reason"),
-    [(None, "is missing"), ("perhaps", "is neither 1 nor 0"), (2, "is neither 1 nor 0"), (0.5, "is neither 1 nor 0"), ([1], "is neither")],
+    [(None, "is missing"), *((found, "is not one of true, 1, 1.0, like, liked, up, false,") for found in ("perhaps", 2, 0.5, [1]))],
 )
 def test_a_label_that_says_neither_is_named_by_row_and_field(tmp_path: Path, label: object, reason: str) -> None:
     path = as_jsonl(tmp_path / "data")
@@ -236,3 +237,23 @@ def test_singles_out_of_the_worlds_pairs_and_of_a_file(tmp_path: Path) -> None:
     assert isinstance(pairs, ParquetPairs)
     assert (list(singles.ids), singles.block) == (list(pairs.ids), pairs.block)
     assert isinstance(origin(singles), ParquetPairs)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_the_words_of_the_importer_are_labels_here_too(tmp_path: Path, kind: str) -> None:
+    """One table: what `inpo data import` reads as liked and disliked, trained on as it is."""
+    words = {"like": 1, "Liked": 1, "up": 1, "true": 1, "1": 1, "dislike": 0, "disliked ": 0, "DOWN": 0, "-1": 0, "false": 0}
+    assert {word.strip().lower() for word in words} <= OPINIONS.keys()
+    lines = [{"image": f"{i}.png", "caption": f"caption {i}", "label": word} for i, word in enumerate(words)]
+    for i in range(len(lines)):
+        put(tmp_path / f"{i}.png", png(i))
+    path = tmp_path / f"likes.{kind}"
+    if kind == "parquet":
+        table = {"jpg": [png(i) for i in range(len(lines))], "caption": [line["caption"] for line in lines], "label": list(words)}
+        pq.write_table(pa.table(table), path)
+    elif kind == "csv":
+        path.write_text("\n".join(["image,caption,label", *(",".join(map(str, line.values())) for line in lines)]))
+    else:
+        path.write_text("\n".join(map(json.dumps, lines)))
+    source = ParquetPairs.open(DataConfig(str(path)))
+    assert [source[i].preference for i in range(source.size)] == list(words.values())

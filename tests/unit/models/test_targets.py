@@ -49,6 +49,7 @@ def test_names_and_expressions(target: str, part: str) -> None:
         ("atention", "(did you mean 'attention'?)"),
         ("atn2.to_k", "(did you mean 'attn2.to_k'?)"),
         ("norm1", "'norm1' is a LayerNorm"),
+        ("attention,conv", "'attention,conv' matches no layer of this network (several are a list: [attention, conv])"),
         ("q", "presets"),
         ("to_(q", "matches no layer"),
     ],
