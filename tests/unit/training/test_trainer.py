@@ -97,8 +97,8 @@ def test_a_loss_that_is_not_the_declared_one_is_found() -> None:
 def test_margins_that_cancel_are_found() -> None:
     """A mean of ln 2 hides them, and so do margins that a small β makes small; the largest gain does not: it may be 1e-5."""
     summary = tally.Summary(
-        torch.zeros(10, len(tally.COLUMNS)), torch.ones(10), failed=0, bad_pairs=0, largest_margin=1e-3, largest_gain=0.9e-5, forwards=0,
-        signal=0, peak_memory_bytes=0,
+        torch.zeros(10, len(tally.COLUMNS)), torch.ones(10), failed=0, dropped=0, bad_pairs=0, largest_margin=1e-3, largest_gain=0.9e-5,
+        forwards=0, signal=0, peak_memory_bytes=0,
     )  # fmt: skip
     checks.check_identity(INPO, summary, loss=math.log(2))
     with pytest.raises(RunFault, match=r"max\|R − L\| is 2e-05 \(max\|u\| 0\.001\), at most 1e-05 is allowed"):
