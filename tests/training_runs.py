@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,6 +124,18 @@ def start_ranks(script: str, *arguments: object, processes: int = 2) -> list[sub
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [start(script, *arguments, rank=(rank, processes, port)) for rank in range(processes)]
+
+
+def ran_on_ranks(folder: Path, script: str, *arguments: object) -> Path:
+    """The folder, once the script has run in it as two processes to a good end."""
+    ends = finish(start_ranks(script, folder, *arguments))
+    assert [code for code, _ in ends] == [0, 0], "\n".join(errors for _, errors in ends)
+    return folder
+
+
+def both(folder: Path, task: str) -> list[Any]:
+    """What each of two processes said of a task."""
+    return [json.loads((folder / f"{task}-{rank}.json").read_text()) for rank in range(2)]
 
 
 def finish(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from inpo.comparing.cells import Key
 from inpo.comparing.runs import Runs, estimate, outcomes, share
-from inpo.evaluation.compared import Duel, Estimate
+from inpo.evaluation.compared import Duel, Estimate, by_guidance
 from inpo.evaluation.crossed import crossed_difference, crossed_mean
 from inpo.evaluation.winrate import Array
 
@@ -24,13 +24,8 @@ def duels(rivals: Sequence[Runs], elsewhere: Container[str]) -> Iterator[Duel]:
     for a, b in [(rivals[0], other) for other in rivals[1:]]:
         for step in sorted(set(a.steps) & set(b.steps)):
             yield _measured("steps", a, b, (step, *a.main), (step, *b.main))
-        for way in sorted((_ways(a) & _ways(b)) - {a.main}, key=lambda way: (way[1], way[0])):
+        for way in sorted((a.ways & b.ways) - {a.main}, key=by_guidance):
             yield _measured("samplings", a, b, (a.steps[-1], *way), (b.steps[-1], *way))
-
-
-def _ways(runs: Runs) -> set[tuple[int, float]]:
-    """(sampler steps, guidance) under which all its runs were judged at their ends."""
-    return {point.key[1:] for point in runs.cells[0].points if point.step == runs.steps[-1] and runs.points(point.key) is not None}
 
 
 def _measured(kind: Literal["last", "samplings", "steps"], a: Runs, b: Runs, of_a: Key, of_b: Key) -> Duel:

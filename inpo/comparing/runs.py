@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from inpo.comparing.cells import Cell, Key, Point
+from inpo.comparing.cells import Cell, Key, Point, Sampling
 from inpo.evaluation.compared import Estimate, Moment, Sampled
 from inpo.evaluation.crossed import Crossed, crossed_mean
 from inpo.evaluation.scores import PART
@@ -50,6 +50,12 @@ class Runs:
     def seeds(self) -> list[int]:
         """Of training."""
         return [cell.seed for cell in self.cells]
+
+    @property
+    def ways(self) -> set[Sampling]:
+        """Of sampling, under which all its runs were judged at their ends."""
+        last = self.steps[-1]
+        return {point.key[1:] for point in self.cells[0].points if point.step == last and self.points(point.key) is not None}
 
     def of(self, seeds: Container[int]) -> Runs:
         """Those of these seeds alone."""
@@ -103,9 +109,8 @@ class Runs:
 
     def samplings(self) -> Iterator[Sampled]:
         """At the last step, every way of sampling that base and runs have."""
-        last = self.steps[-1]
-        for key in sorted(point.key for point in self.cells[0].points if point.step == last):
-            if self.points(key) is not None and self.base.at((0, *key[1:])) is not None:
+        for key in [(self.steps[-1], *way) for way in sorted(self.ways)]:
+            if self.base.at((0, *key[1:])) is not None:
                 yield Sampled(*key, float(np.nanmean(self.table(key))), estimate(self.gain(key)), self.win_rate(key))
 
     def parts(self) -> dict[str, Estimate]:

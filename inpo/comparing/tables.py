@@ -11,7 +11,7 @@ from inpo.comparing.results import results
 from inpo.comparing.spec import BASE
 from inpo.comparing.state import State
 from inpo.console import say
-from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, write_compared
+from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, by_guidance, write_compared
 from inpo.evaluation.summary import AGAIN, SUMMARY, MethodSummary, Part, SecondScorer, write_summary
 from inpo.files import replacing
 from inpo.report import build_report
@@ -117,7 +117,7 @@ def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
 
 def _sampled_differences(first: ArmResult, found: Compared) -> Iterator[str]:
     """The first arm's, sampled otherwise."""
-    ways = sorted({duel.sampling for duel in found.duels if duel.kind == "samplings"}, key=_by_guidance)
+    ways = sorted({duel.sampling for duel in found.duels if duel.kind == "samplings"}, key=by_guidance)
     if not ways:
         return
     yield f"\n## {first.name} less each other arm at the ends, sampled otherwise\n"
@@ -134,17 +134,13 @@ def _rivals(first: ArmResult, found: Compared) -> Iterator[tuple[str, list[Duel]
         yield other.name, [duel for duel in found.duels if (duel.a, duel.b) == (first.name, other.name)]
 
 
-def _by_guidance(way: tuple[int, float]) -> tuple[float, int]:
-    return way[1], way[0]
-
-
 def _way(way: tuple[int, float]) -> str:
     return f"{way[0]} steps, guidance {way[1]:g}"
 
 
 def _samplings(found: Compared) -> Iterator[str]:
     """Gains at the ends of the runs, sampled otherwise."""
-    ways = sorted({(one.sampler_steps, one.guidance) for arm in found.arms for one in arm.samplings}, key=_by_guidance)
+    ways = sorted({(one.sampler_steps, one.guidance) for arm in found.arms for one in arm.samplings}, key=by_guidance)
     if len(ways) < 2:
         return
     yield "\n## Gain over the base that is sampled in the same way\n"

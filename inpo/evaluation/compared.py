@@ -20,6 +20,11 @@ COMPARISON = Path("comparison.json")
 SCHEMA = 1
 
 
+def by_guidance(way: tuple[int, float]) -> tuple[float, int]:
+    """The order of ways of sampling, (sampler steps, guidance), in tables."""
+    return way[1], way[0]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95 % interval over `n` prompts and training seeds; `prompts_alone`: of a single seed, whose chance is not in it."""

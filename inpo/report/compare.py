@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, Moment, read_compared
+from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, Moment, by_guidance, read_compared
 from inpo.report.charts import Chart, Series, line_chart
 from inpo.report.pictures import Album, Picture
 from inpo.report.results import COLOURS, Interval
@@ -167,7 +167,7 @@ def _by_step(duels: Sequence[Duel]) -> tuple[list[int], Mapping[tuple[str, int],
 
 def _samplings(rivals: Sequence[ArmResult]) -> list[tuple[int, float]]:
     """(sampler steps, guidance) that some arm was judged under: by steps, then by guidance."""
-    return sorted({(one.sampler_steps, one.guidance) for arm in rivals for one in arm.samplings}, key=lambda key: (key[1], key[0]))
+    return sorted({(one.sampler_steps, one.guidance) for arm in rivals for one in arm.samplings}, key=by_guidance)
 
 
 def _sampled(duels: Sequence[Duel]) -> Mapping[tuple[str, int, float], Cell]:

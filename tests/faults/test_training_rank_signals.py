@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training_runs import ROOT, finish, start_ranks
+from tests.training_runs import ROOT, both, ran_on_ranks
 
 TERM = int(signal.SIGTERM)
 
@@ -21,21 +20,13 @@ TERM = int(signal.SIGTERM)
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left behind; see tests/two_ranks_signals.py."""
-    folder = tmp_path_factory.mktemp("signals")
-    ends = finish(start_ranks("two_ranks_signals.py", folder))
-    assert [code for code, _ in ends] == [0, 0], "\n".join(errors for _, errors in ends)
-    return folder
-
-
-def said(folder: Path, task: str) -> list[object]:
-    """What each rank said."""
-    return [json.loads((folder / f"{task}-{rank}.json").read_text()) for rank in range(2)]
+    return ran_on_ranks(tmp_path_factory.mktemp("signals"), "two_ranks_signals.py")
 
 
 def test_wherever_a_signal_comes_both_end_together(two_ranks: Path) -> None:
     """Twelve runs, on one rank or on both, in inversion and in training: the same end on both, and nobody waits for ever. Continued,
     each is the run that was not cut, bit for bit."""
-    first, second = said(two_ranks, "anywhere")
+    first, second = both(two_ranks, "anywhere")
     assert [end[:2] for end in first] == [end[:2] for end in second]
     assert all(number == TERM and step < 6 for step, number, _ in first)
     assert len({step for step, _, _ in first}) > 2
@@ -44,7 +35,7 @@ def test_wherever_a_signal_comes_both_end_together(two_ranks: Path) -> None:
 
 def test_a_signalled_process_leaves_its_share(two_ranks: Path) -> None:
     """Rank 1 asks its network no more; rank 0, which nobody told, finds out when its own share is done."""
-    first, second = said(two_ranks, "share")
+    first, second = both(two_ranks, "share")
     assert first["end"] == second["end"] == [2, TERM]
     assert first["more"] > 0
     assert second["more"] == 0
@@ -52,17 +43,17 @@ def test_a_signalled_process_leaves_its_share(two_ranks: Path) -> None:
 
 def test_a_step_that_was_agreed_on_is_completed(two_ranks: Path) -> None:
     """The signal was not in what rank 1 had said; everybody adds up gradients."""
-    assert said(two_ranks, "agreed") == [[3, TERM]] * 2
+    assert both(two_ranks, "agreed") == [[3, TERM]] * 2
 
 
 def test_before_the_first_step_both_end_too(two_ranks: Path) -> None:
     """Held-out pairs are a collective; pictures are the main process's alone, and the first step tells the other."""
-    assert said(two_ranks, "entrance") == [[[0, TERM], [0, TERM]]] * 2
+    assert both(two_ranks, "entrance") == [[[0, TERM], [0, TERM]]] * 2
 
 
 def test_nobody_leaves_before_the_rescue_is_written(two_ranks: Path) -> None:
     """A launcher kills the main process 30 s after another one has left with a fault."""
-    assert said(two_ranks, "rescued") == [["step-000002"]] * 2
+    assert both(two_ranks, "rescued") == [["step-000002"]] * 2
 
 
 def wait_for(found: list[Path], launcher: subprocess.Popen[str]) -> None:
@@ -92,4 +83,4 @@ def test_sigterm_to_the_launcher_saves_the_last_complete_step(tmp_path: Path) ->
     finally:
         launcher.kill()
     assert [path.name for path in (tmp_path / "launched" / "checkpoints").iterdir()] == ["step-000002"], errors
-    assert said(tmp_path, "launched") == [[2, TERM]] * 2
+    assert both(tmp_path, "launched") == [[2, TERM]] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from inpo.noising import Inversion
 from inpo.training.gradient import micro_batches, own_places, step_times
 from inpo.training.step import preference_step
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser
-from tests.training_runs import TRAIN, difference, finish, first_steps, gradient, moved_subject, settings, start_ranks, trainer
+from tests.training_runs import TRAIN, both, difference, first_steps, gradient, moved_subject, ran_on_ranks, settings, trainer
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 CUTS = ({"micro_batch_pairs": 4}, {"micro_batch_pairs": 32}, {"micro_batch_pairs": 5}, {"inversion_batch_pairs": 1})
@@ -25,15 +24,7 @@ CUTS = ({"micro_batch_pairs": 4}, {"micro_batch_pairs": 32}, {"micro_batch_pairs
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left behind; see tests/two_ranks.py."""
-    folder = tmp_path_factory.mktemp("two-ranks")
-    ends = finish(start_ranks("two_ranks.py", folder))
-    assert [code for code, _ in ends] == [0, 0], "\n".join(errors for _, errors in ends)
-    return folder
-
-
-def both(folder: Path, task: str) -> list[object]:
-    """What each rank said."""
-    return [json.loads((folder / f"{task}-{rank}.json").read_text()) for rank in range(2)]
+    return ran_on_ranks(tmp_path_factory.mktemp("two-ranks"), "two_ranks.py")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

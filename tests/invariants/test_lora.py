@@ -23,7 +23,7 @@ from inpo.training.subject import Subject
 from inpo.training.trainer import Trainer
 from inpo.types import Denoiser, Dtype, NoisedPairs
 from tests.invariants.test_resume_stable_diffusion import PromptedLoader
-from tests.training_runs import difference, final_bytes, finish, metrics, settings, start_ranks, train, trainer
+from tests.training_runs import difference, final_bytes, metrics, ran_on_ranks, settings, train, trainer
 from tests.two_ranks_lora import gradient_and_weights, move
 
 FAST = OptimizerConfig(lr=1e-2, warmup_steps=0)
@@ -152,7 +152,4 @@ def test_two_processes_are_one(dora: bool, two_ranks: Path, tiny_pipeline: Path)
 @pytest.fixture(scope="module")
 def two_ranks(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two gloo processes left behind; see tests/two_ranks_lora.py."""
-    folder = tmp_path_factory.mktemp("two-ranks-lora")
-    ends = finish(start_ranks("two_ranks_lora.py", folder, tiny_pipeline))
-    assert [code for code, _ in ends] == [0, 0], "\n".join(errors for _, errors in ends)
-    return folder
+    return ran_on_ranks(tmp_path_factory.mktemp("two-ranks-lora"), "two_ranks_lora.py", tiny_pipeline)
