@@ -17,13 +17,13 @@ app = typer.Typer()
 
 @app.command("compare")
 def compare(
-    source: Annotated[str, typer.Argument(help="A comparison that comes with the package (world, world-ablations) or a .yaml file.")],
+    source: Annotated[str, typer.Argument(help="A packaged comparison (world, world-ablations, world-hypotheses) or a .yaml file.")],
     out: Out,
     only: Annotated[str | None, typer.Option(help="Make cells of these arms alone, comma-separated; 'base' is one.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Make the table's cells of these training seeds alone: 0-3 or 0,2,5.")] = None,
     knobs: Annotated[bool, typer.Option("--knobs", help="Make the trials that choose settings alone.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Make no cell: table and page of what is there.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Say what is there, what is missing and what it costs; make nothing.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Say what of it is there, what is missing and its cost; make nothing.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes on this machine that share the work, each with its part of the cores or a GPU.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="The whole job at the small size that the file's section 'quick' gives.")] = False,
 ) -> None:
@@ -34,10 +34,12 @@ def compare(
         from inpo.comparing import compare as run
         from inpo.comparing.job import listing, look_up
 
-        if list_:
-            print("\n".join(listing(look_up(source, out, quick=quick))))
-            return
+        if table and (list_ or knobs or only is not None or seeds is not None):
+            raise InputError("--table makes no cell and shows all that are there: leave out --list, --knobs, --only and --seeds")
         choice = Choice(None if only is None else tuple(only.split(",")), None if seeds is None else _numbers(seeds), knobs, table)
+        if list_:
+            print("\n".join(listing(look_up(source, out, quick=quick), choice)))
+            return
         try:
             run(source, out, choice, quick=quick, jobs=jobs)
         except Interrupted as stop:
@@ -60,7 +62,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise InputError(f"--seeds={text!r} must be numbers and ranges, as in 0-3,7")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+            raise InputError(f"--seeds={text!r} must be numbers and ranges upwards, as in 0-3,7")
         found += range(int(first), int(last or first) + 1)
     return tuple(found)

@@ -94,16 +94,22 @@ def look_up(source: str, out: Path, *, quick: bool = False) -> State:
     return State(Plan(load_comparison(source, quick=quick), begun), Shelf(out).cells())
 
 
-def listing(state: State) -> Iterator[str]:
-    """A line for each cell, and what is still to be done."""
+def listing(state: State, choice: Choice) -> Iterator[str]:
+    """A line for each cell that is wanted, and what is still to be done. Raises `InputError` for a choice of arms that are none."""
+    comparison = state.plan.comparison
+    _check(comparison, choice)
     left, done = 0.0, 0
     for cell in state.planned():
+        if not choice.wants(cell, comparison):
+            continue
         there = state.find(cell) is not None
         knobs = "".join(f" {key.rpartition('.')[2]}={value:g}" if isinstance(value, float) else f" {key}={value}"
                         for key, value in cell.knobs.items())  # fmt: skip
         yield f"{'there  ' if there else 'missing'} {cell.forwards:11,.0f}  {cell.stem}{knobs}"
         left, done = left + (0 if there else cell.forwards), done + there
     for name in state.waiting():
+        if choice.only is not None and name not in choice.only:
+            continue
         yield f"waiting              {name}: its knobs are chosen when its trials are there"
     yield f"{done} cells are there; the missing ones listed take {left:,.0f} network image-forwards, and backward passes on top"
 

@@ -20,7 +20,11 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
     file, out = write(tmp_path / "small.yaml", **short, quick={"evaluation": {"limit": 2}}), tmp_path / "out"
     listed = run("compare", file, "--out", out, "--list")
     assert (listed.code, listed.out.count("missing"), out.exists()) == (0, 5, False)
-    assert run("compare", file, "--out", out, "--only", "sft", "--seeds", "1").code == 0
+    part = ("compare", file, "--out", out, "--only", "sft", "--seeds", "1")
+    asked, _ = run(*part, "--list").out.splitlines()
+    assert asked.startswith("missing")
+    assert " sft.seed-1." in asked
+    assert run(*part).code == 0
     assert [path.name.split(".")[1] for path in (out / "cells").iterdir()] == ["seed-1"]
     assert not (out / "report.html").exists()
     whole = run("compare", file, "--out", out)
@@ -38,8 +42,12 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
 
 def test_refusals(run: Run, tmp_path: Path) -> None:
     file = write(tmp_path / "small.yaml")
-    assert run("compare", file, "--out", tmp_path / "out", "--seeds", "0..3").err == (
-        "error: --seeds='0..3' must be numbers and ranges, as in 0-3,7\n"
-    )
+    for seeds in ("0..3", "3-1"):
+        assert run("compare", file, "--out", tmp_path / "out", "--seeds", seeds).err == (
+            f"error: --seeds={seeds!r} must be numbers and ranges upwards, as in 0-3,7\n"
+        )
     assert "(did you mean 'inpo'?)" in run("compare", file, "--out", tmp_path / "out", "--only", "inpp").err
+    assert "(did you mean 'inpo'?)" in run("compare", file, "--out", tmp_path / "out", "--only", "inpp", "--list").err
+    for rest in (("--list",), ("--knobs",), ("--only", "inpo"), ("--seeds", "0")):
+        assert "--table makes no cell" in run("compare", file, "--out", tmp_path / "out", "--table", *rest).err
     assert run("compare", "worlds", "--out", tmp_path / "out").code == 2

@@ -57,7 +57,7 @@ def test_a_whole_comparison(made: tuple[str, Path]) -> None:
     assert len(cells(out)) == 1 + 1 + 4 + 5
     assert list((out / "work").iterdir()) == []
     assert {path.name.split(".")[0] for path in (out / "pictures").iterdir()} == {"base", "inpo", "dpo", "shuffled"}
-    lines = list(listing(look_up(file, out)))
+    lines = list(listing(look_up(file, out), Choice()))
     assert all(line.startswith("there") for line in lines[:-1])
     assert lines[-1].startswith("11 cells are there; the missing ones listed take 0 ")
 
