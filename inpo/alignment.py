@@ -101,6 +101,7 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: 
     from inpo.training.disk import reporting
     from inpo.training.distributed import on_main, processes
     from inpo.training.fit import Callbacks, fit
+    from inpo.training.memory import told_as_fault
     from inpo.training.subject import Subject
 
     # Before the pairs: a recipe for another model must not cost the examination of a million of them first.
@@ -115,9 +116,10 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: 
     run.data_sha256 = source.fingerprint
     run.check_same_data()
     say("loading the model")
-    model = load(experiment.model, experiment.lora, experiment.train.seed)
-    needs = experiment.method.objective.needs
-    reference = model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
+    with told_as_fault("loading", experiment.train):
+        model = load(experiment.model, experiment.lora, experiment.train.seed)
+        needs = experiment.method.objective.needs
+        reference = model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
     subject = Subject(model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype)
     # Captions are read from the data for it, so it is made only where it is used.
@@ -126,7 +128,8 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: 
     with EncodedPairs(
         source, model.encoder, config=data, seed=experiment.train.seed, pairs_per_step=experiment.train.pairs_per_step
     ) as loader:
-        free_encoder(experiment, model, loader, start=run.start)
+        with told_as_fault("loading", experiment.train):
+            free_encoder(experiment, model, loader, start=run.start)
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is not None:
         raise Interrupted(result.signal, result.step)
@@ -219,7 +222,7 @@ def _sample_grid(experiment: Experiment, model: Model, source: PairSource, run: 
     prompts = prompt_set("world:validation") if of_world else tuple(dict.fromkeys(stored[i].caption for i in rows))
     config = GenerationConfig(
         steps=GRID_STEPS,
-        guidance=world.GUIDANCE if of_world else GenerationConfig.guidance,
+        guidance=world.GUIDANCE if of_world else None,
         # Guidance doubles each picture as a pair has two: what inverts in this much memory samples in it, and at the size trained on.
         batch=experiment.train.inversion_batch_pairs,
         resolution=experiment.data.resolution,

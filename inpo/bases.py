@@ -13,7 +13,8 @@ from inpo.compose import WORLD
 from inpo.errors import InputError
 from inpo.models.base import AdapterFolder, find_adapters
 from inpo.models.config import ModelConfig
-from inpo.models.folders import INDEX, is_hub_id, settings_beside
+from inpo.models.folders import INDEX, settings_beside
+from inpo.models.hub import is_hub_id
 from inpo.public import public
 
 _SETTINGS, _SUFFIX = "config.json", ".safetensors"

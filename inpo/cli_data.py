@@ -112,10 +112,10 @@ def generate(
     near_ties: Annotated[str, typer.Option(help="drop them, or keep them with the label ½: half.")] = "drop",
     seed: Seed = 0,
     steps: Steps = 50,
-    guidance: Guidance = 7.5,
+    guidance: Guidance = None,
     scheduler: Scheduler = "ddim",
     resolution: Resolution = None,
-    batch: Batch = 16,
+    batch: Batch = None,
     dtype: Precision = "fp32",
     force: Force = False,
 ) -> None:

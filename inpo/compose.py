@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -107,7 +108,7 @@ def scorer(name: str) -> Scorer:
     if kind == "pickscore" and folder:
         return PickScore(Path(folder).expanduser(), name=name, device=device())
     if kind == aligned.PREFIX and folder:
-        return aligned.implicit_scorer(name, load)
+        return aligned.implicit_scorer(name, partial(load, frozen=True))
     raise InputError(f"{name!r} is not a scorer{nearest(name, SCORERS)}; known: {', '.join(SCORERS)}")
 
 
@@ -143,8 +144,9 @@ def drawing(config: GenerationConfig) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         said = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        now = "" if config.batch is None else f" (now {config.batch})"
         raise RunFault(
-            f"out of memory while pictures were made ({said}): lower --batch (now {config.batch}), then --resolution, or set --dtype bf16; "
+            f"out of memory while pictures were made ({said}): lower --batch{now}, then --resolution, or set --dtype bf16; "
             "pictures that were made are kept"
         ) from error.with_traceback(None)
 

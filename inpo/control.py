@@ -106,6 +106,11 @@ class ControlledModel:
         """The model's."""
         return self.model.scheduler_config
 
+    @property
+    def guidance(self) -> float:
+        """The model's."""
+        return self.model.guidance
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """The model's."""
         return self.model.latent_shape(resolution)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -151,18 +152,26 @@ def _card_base(job: Export, result: Result, told: frozenset[str], *, extracted: 
 
 def _read_model(job: Export, result: Result, out: Path) -> _Ready:
     from inpo.models.export.checkpoint import needs_settings, require_layout, write_checkpoint
-    from inpo.models.loading import load
+    from inpo.models.families import VAE
+    from inpo.models.loading import load, load_network
+    from inpo.models.modules import load_module
     from inpo.models.parts import examine
+    from inpo.models.saving import save_network, save_pipeline
 
-    parts = examine(result.model)
+    parts, done = examine(result.model), Exported(out, job.format)
     if job.format == "single-file":
         require_layout(parts.family)
     parts.family.require_part(job.format, "format")
     say("loading the model")
-    model, done = load(result.model), Exported(out, job.format)
     if job.format == "single-file":
+        model = load(result.model)
         return _Ready(lambda file: write_checkpoint(file, model, job.dtype or "fp32"), done, parts, needs_settings(parts))
-    return _Ready(model.save_pipeline if job.format == "pipeline" else model.save_network, done, parts)
+    # Text encoders are copied file by file: T5 alone would be more than many machines hold.
+    network = load_network(parts)
+    if job.format != "pipeline":
+        return _Ready(lambda folder: save_network(folder, network), done, parts)
+    pipeline = partial(save_pipeline, source=parts.folder, family=parts.family, network=network, reading=parts.reading)
+    return _Ready(partial(pipeline, vae=load_module(VAE, parts.vae)), done, parts)
 
 
 def _read_adapters(job: Export, result: Result, out: Path) -> _Ready:

@@ -25,7 +25,7 @@ from inpo.training.watch import check_watched
 from inpo.types import Dtype
 
 GIB = 1 << 30
-# Of a frozen weight under adapters.
+# Of a frozen weight of the network, or of T5.
 STORED_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -56,7 +56,8 @@ def _rows(experiment: Experiment, sizes: ModelSizes, data: _Data, cost: Forwards
     yield "objective", _with_numbers(experiment.method.objective)
     if experiment.method.safeguard is not None:
         yield "safeguard", _with_numbers(experiment.method.safeguard)
-    yield "model", f"{experiment.model.path}: {sizes.title} {_millions(sizes.network)}, VAE and text encoder {_millions(sizes.frozen)}"
+    frozen = _millions(sizes.frozen + sizes.t5)
+    yield "model", f"{experiment.model.path}: {sizes.title} {_millions(sizes.network)}, VAE and text encoder {frozen}"
     yield "trained", _trained(experiment, sizes)
     resolution = experiment.data.resolution or sizes.latent_side * sizes.pixels_per_latent
     side = resolution // sizes.pixels_per_latent
@@ -110,16 +111,15 @@ def _training_data(experiment: Experiment) -> _Data:
 
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
-    """What is trained, its gradient, optimiser state and average, and the frozen encoders, fp32; and the reference if there is one.
+    """What is trained, its gradient, optimiser state and average, VAE and CLIP, fp32; T5, which visits; and the reference if there is one.
 
-    Adapters share their network with the reference, stored in what it computes in.
+    The reference is stored in what it computes in; so is the network under adapters, which they share with it. T5 is fp32 or bf16.
     """
     shapes = sizes.adapter_shapes if experiment.lora else sizes.network_shapes
     trained = (2 + (experiment.train.average_decay is not None)) * sum(map(math.prod, shapes))
-    total = WORD * (trained + sizes.frozen) + sum(state_bytes(experiment.optimizer.name, shape) for shape in shapes)
-    if experiment.lora:
-        return total + STORED_BYTES[experiment.model.dtype] * sizes.network
-    return total + WORD * experiment.method.objective.needs.reference * sizes.network
+    stored = STORED_BYTES[experiment.model.dtype]
+    total = WORD * (trained + sizes.frozen) + stored * sizes.t5 + sum(state_bytes(experiment.optimizer.name, shape) for shape in shapes)
+    return total + stored * sizes.network * (experiment.lora is not None or experiment.method.objective.needs.reference)
 
 
 @dataclasses.dataclass(frozen=True)

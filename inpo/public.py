@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from inpo.models.folders import is_hub_id
+from inpo.models.hub import is_hub_id
 
 MODEL_PLACES = ("path", "unet", "transformer", "vae", "config")
 _DATA_PLACES = ("path", "root", "scorer")

@@ -7,6 +7,7 @@ C×H×W latents. A *pair* is a type and not a layout: that winners are stacked b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -81,10 +82,9 @@ class PairBatch:
         return len(self.win)
 
     def __getitem__(self, rows: Sequence[int]) -> PairBatch:
-        ids = tuple(self.ids[i] for i in rows)
         index, own = (torch.as_tensor(rows, device=device) for device in (self.win.device, self.preference.device))
         lose = None if self.lose is None else self.lose[index]
-        return PairBatch(self.win[index], lose, self.condition[index], self.preference[own], ids)
+        return PairBatch(self.win[index], lose, self.condition[index], self.preference[own], tuple(self.ids[i] for i in rows))
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same pairs on another device."""
@@ -131,8 +131,7 @@ class NoisedPairs:
 
     def owners(self, rows: slice | Tensor) -> list[int]:
         """Which pair each of these points is of."""
-        points: list[int] = torch.arange(len(self))[rows].tolist()
-        return [point // self.points_per_pair for point in points]
+        return [point // self.points_per_pair for point in torch.arange(len(self))[rows].tolist()]
 
     def both(self) -> tuple[Noised, Condition]:
         """Winners, then losers (if any), as one batch: `[2B]` or `[B]`."""
@@ -146,8 +145,7 @@ class NoisedPairs:
 
     def split(self, stacked: Denoising) -> tuple[Denoising, Denoising | None]:
         """Undoes `both` for what the networks made of it."""
-        n = len(self)
-        return stacked[:n], None if self.lose is None else stacked[n:]
+        return stacked[: len(self)], None if self.lose is None else stacked[len(self) :]
 
 
 @dataclass(frozen=True)
@@ -256,12 +254,14 @@ class Encoder(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; the empty string is the unconditional prompt."""
 
-    def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
-        """What joins the condition where the denoiser is told each picture's size and crop, one row each, on the device of `sizes`.
+    def reading_prompts(self) -> AbstractContextManager[None]:
+        """Around several calls of `encode_prompts`: what would be brought for each of them is brought once. Changes no number."""
 
-        `sizes`: `[B,6]`, pixels: original height and width, the crop's upper and left edge in the resized picture, height and width of
-        what is shown. Raises `InputError` where the denoiser is told none. Without it, the family assumes whole pictures of its latents'
-        size.
+    def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
+        """What joins the condition where the denoiser is told sizes, one row each, on their device; without it whole pictures are assumed.
+
+        `sizes`: `[B,6]`, pixels: original height and width, the crop's upper and left edge in the resized picture, height and width of what
+        is shown. Raises `InputError` where the denoiser is told none.
         """
 
     def decode(self, latents: Tensor) -> Tensor:

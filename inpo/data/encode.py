@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -87,16 +88,19 @@ class PairEncoder:
 
     def condition(self, prompts: Sequence[str], sizes: Sequence[Sizes] | None = None) -> Condition:
         """One row for each prompt, on the CPU, and with its picture's sizes where they are told. Raises `InputError` as `encode_sizes`."""
-        found = {prompt: self._prompt(prompt) for prompt in dict.fromkeys(prompts)}
+        wanted = dict.fromkeys(prompts)
+        with nullcontext() if all(prompt in self._prompts for prompt in wanted) else self._encoder.reading_prompts():
+            found = {prompt: self._prompt(prompt) for prompt in wanted}
         condition = Condition.cat([found[prompt] for prompt in prompts])
         return condition if sizes is None else Condition({**condition.tensors, **self._encoder.encode_sizes(torch.tensor(sizes))})
 
     def keep_prompts(self, prompts: Iterable[str]) -> bool:
         """Encodes these prompts. Whether all of them are kept, so that none of them is asked of the encoder again."""
-        for prompt in sorted(prompts):
-            self._prompt(prompt)
-            if prompt not in self._prompts:
-                return False
+        with self._encoder.reading_prompts():
+            for prompt in sorted(prompts):
+                self._prompt(prompt)
+                if prompt not in self._prompts:
+                    return False
         return True
 
     @torch.no_grad()

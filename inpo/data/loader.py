@@ -26,7 +26,7 @@ from inpo.randomness import seed_for
 from inpo.types import Encoder, PairBatch, PairRecord, PairSource
 
 CACHE_BYTES = 2 << 30
-"""Memory for latents that later epochs come back to; prompts may take a quarter as much again."""
+"""Memory for latents that later epochs come back to; prompts may take as much again."""
 
 AHEAD = 32
 """Pairs decoded ahead of the encoder: 200 MB at 512²."""
@@ -100,7 +100,7 @@ class EncodedPairs:
         self._comes_back = self._order is not None and config.crop == "center"
         self._cache_bytes = cache_bytes if self._comes_back else 0
         self._cache: BoundedStore[_Encoded] = BoundedStore(lambda pair: latent_bytes(pair.latents), self._cache_bytes)
-        self._encoder = PairEncoder(encoder, latents=config.latents, prompt_bytes=cache_bytes // 4)
+        self._encoder = PairEncoder(encoder, latents=config.latents, prompt_bytes=cache_bytes)
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
         self._waiting: dict[int, Future[_Shown]] = {}
         self._reading = threading.Lock()

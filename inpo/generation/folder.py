@@ -29,6 +29,7 @@ from inpo.generation.sampling import (
     check_scheduler,
     check_steps,
     generate_latents,
+    guidance_of,
     shots,
 )
 
@@ -77,7 +78,7 @@ def generate(
     if missing:
         # An interrupted call may have left half a line, to which the next one must not be appended.
         _write_records(out_folder, records.values())
-    for batch in batches(missing, config):
+    for batch in batches(model, missing, config):
         for record in _write_batch(model, batch, out_folder, config):
             records[record.file] = record
         if progress is not None:
@@ -118,6 +119,7 @@ def write_png(file: Path, image: NDArray[np.uint8] | Tensor) -> str:
 def _settings(model: GenerativeModel, config: GenerationConfig) -> dict[str, object]:
     """Everything but the prompts that decides what a picture looks like."""
     kept = {key: value for key, value in asdict(config).items() if key not in ("batch", "samples")}
+    kept["guidance"] = guidance_of(model, config)
     control = model.control if isinstance(model, Controlled) else None
     return {"schema": 1, "model": model.fingerprint(), "dtype": model.dtype, "control": control, **kept}
 

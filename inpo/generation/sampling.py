@@ -26,6 +26,10 @@ _OF_DIFFUSERS = {"euler": "EulerDiscreteScheduler", "dpmsolver++": "DPMSolverMul
 _OF_DIFFUSERS_FOR_FLOW = {"euler": "FlowMatchEulerDiscreteScheduler"}
 """By the names that users type. `ddim` is our own sampler: DDIM, and on a rectified flow Euler's method."""
 
+BATCH = 16
+"""Pictures at once, unless it is set or they are larger than 512²."""
+_LATENTS_AT_ONCE = BATCH * 64 * 64
+
 
 class GenerativeModel(Protocol):
     """What generation asks of a model; `inpo.models.model.Model` is one."""
@@ -50,6 +54,10 @@ class GenerativeModel(Protocol):
     def scheduler_config(self) -> Mapping[str, object]:
         """The scheduler_config.json that diffusers' schedulers are built from."""
 
+    @property
+    def guidance(self) -> float:
+        """What its pictures are sampled with unless told otherwise."""
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """(C, H, W) of one square picture's latent; None is the model's own size."""
 
@@ -71,23 +79,26 @@ class Controlled(Protocol):
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How pictures are sampled. `guidance` 1 is the conditional model alone; `batch` pictures at once, without influence on them.
+    """How pictures are sampled. `guidance` 1 is the conditional model alone; None is what the model's family is sampled with.
 
-    `resolution`: side of the square in pixels; None is the model's own. Raises `InputError` naming the key for a value that cannot be.
+    `batch`: pictures at once, without influence on them; None is 16, or fewer where they are larger than 512². `resolution`: side of
+    the square in pixels; None is the model's own. Raises `InputError` naming the key for a value that cannot be.
     """
 
     seed: int = 0
     samples: int = 1
     steps: int = 50
-    guidance: float = 7.5
+    guidance: float | None = None
     scheduler: str = "ddim"
-    batch: int = 16
+    batch: int | None = None
     resolution: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("samples", "steps", "batch"):
+        for key in ("samples", "steps"):
             whole(key, getattr(self, key), low=1)
-        number("guidance", self.guidance, low=0)
+        whole("batch", self.batch, low=1, optional=True)
+        if self.guidance is not None:
+            number("guidance", self.guidance, low=0)
         whole("resolution", self.resolution, low=1, optional=True)
         one_of("scheduler", self.scheduler, SCHEDULERS)
 
@@ -128,21 +139,26 @@ def initial_latents(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
 def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: GenerationConfig) -> Tensor:
     """x_0 of these pictures in one batch, `[B,C,H,W]` on the model's device."""
     x_T = initial_latents(model.latent_shape(config.resolution), [shot.seed for shot in batch]).to(model.device)
-    condition = model.encoder.encode_prompts([shot.prompt for shot in batch])
+    with model.encoder.reading_prompts():
+        condition, empty = model.encoder.encode_prompts([shot.prompt for shot in batch]), model.encoder.encode_prompts([""])
     policy = model.denoiser(batch, config.resolution) if isinstance(model, Controlled) else model.policy
     with _evaluating(policy):
-        guided = Guided(policy, model.encoder.encode_prompts([""]), config.guidance)
+        guided = Guided(policy, empty, guidance_of(model, config))
         if config.scheduler == "ddim":
             return sample(guided, x_T, model.policy.schedule.sampling_nodes(config.steps, len(batch)), condition)
         scheduler = _diffusers_scheduler(model.scheduler_config, config, _diffusers_name(config.scheduler, guided.prediction))
         return _sample_with_diffusers(scheduler, guided, x_T, condition)
 
 
+def guidance_of(model: GenerativeModel, config: GenerationConfig) -> float:
+    """What is asked for, else the family's own."""
+    return model.guidance if config.guidance is None else config.guidance
+
+
 def generate_images(model: GenerativeModel, prompts: Sequence[str], config: GenerationConfig) -> Tensor:
     """The pictures in memory, uint8 `[prompts · samples, H, W, 3]`; samples of one prompt stand together."""
-    return torch.cat(
-        [model.encoder.decode(generate_latents(model, batch, config)).cpu() for batch in batches(shots(prompts, config), config)]
-    )
+    every = batches(model, shots(prompts, config), config)
+    return torch.cat([model.encoder.decode(generate_latents(model, batch, config)).cpu() for batch in every])
 
 
 def _encodable(text: str) -> bool:
@@ -153,10 +169,12 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def batches(wanted: Sequence[Shot], config: GenerationConfig) -> Iterator[Sequence[Shot]]:
-    """Cuts the work into calls of `config.batch` pictures."""
-    for start in range(0, len(wanted), config.batch):
-        yield wanted[start : start + config.batch]
+def batches(model: GenerativeModel, wanted: Sequence[Shot], config: GenerationConfig) -> Iterator[Sequence[Shot]]:
+    """Cuts the work into calls of `config.batch` pictures, or of as many as suit their size."""
+    _, height, width = model.latent_shape(config.resolution)
+    size = config.batch or max(1, min(BATCH, _LATENTS_AT_ONCE // (height * width)))
+    for start in range(0, len(wanted), size):
+        yield wanted[start : start + size]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from inpo.models.targets import ADAPTABLE
 from inpo.schedule import Prediction, Schedule
 from inpo.types import Condition, Dtype
 
@@ -73,5 +74,19 @@ class NetworkDenoiser(nn.Module, ABC):
         return torch.float32 if self.compute_dtype in HALF else cast(torch.dtype, self.network.dtype)
 
     def reference(self) -> Self:
-        """A frozen copy of the network as it is now: eval mode, no parameter requires a gradient."""
-        return copy.deepcopy(self).eval().requires_grad_(False)
+        """A frozen copy of the network as it is now: eval mode, no parameter requires a gradient.
+
+        Its matrices and kernels are kept in what it computes in, as autocast would round them each time: half the memory, and no number
+        is another.
+        """
+        frozen = copy.deepcopy(self).eval()
+        freeze(frozen.network, HALF.get(self.compute_dtype))
+        return frozen
+
+
+def freeze(network: nn.Module, stored: torch.dtype | None) -> None:
+    """No weight requires a gradient, and matrices and kernels are kept in `stored`, in place; None leaves them as they are."""
+    network.requires_grad_(False)
+    for module in network.modules():
+        if stored is not None and isinstance(module, ADAPTABLE):
+            module.to(stored)

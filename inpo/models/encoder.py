@@ -1,10 +1,11 @@
-"""Pictures and prompts to what a network reads, and back: a VAE and the towers of text encoders. Frozen, fp32."""
+"""Pictures and prompts to what a network reads, and back: a VAE and the towers of text encoders. Frozen; fp32, but for T5 in a run
+of half precision."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from inpo.models.families import Family
-from inpo.models.prompts import Absent, Reading, TextTower, Tower
+from inpo.models.prompts import Absent, Reading, T5Tower, TextTower, Tower
 from inpo.types import Condition, LatentDistribution
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ _PIXELS_AT_ONCE = 4 * 512 * 512
 
 @dataclass(frozen=True)
 class PipelineEncoder(ABC):
-    """An `inpo.types.Encoder` over a VAE and the family's text encoders. Frozen, fp32, without gradient.
+    """An `inpo.types.Encoder` over a VAE and the family's text encoders. Frozen, without gradient.
 
-    A way to read prompts is a subclass.
+    A way to read prompts is a subclass. T5, many times as large as all others, waits on the CPU and visits the VAE's device to read.
 
     `zero_empty`: the empty prompt is zeros, in training and in guidance, because that is what the pipeline's guidance departs from.
     """
@@ -51,14 +52,28 @@ class PipelineEncoder(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Where the networks are, and T5 while it reads."""
         device: torch.device = self.vae.device
         return device
 
+    @property
+    def _visitors(self) -> list[nn.Module]:
+        return [tower.network for tower in self.towers if isinstance(tower, T5Tower)]
+
     def move(self, device: torch.device | str) -> None:
-        """Takes every network to `device`. Where they wait on the CPU, they leave the accelerator's memory to training."""
+        """Takes the networks to `device`, T5 apart. Where they wait on the CPU, they leave the accelerator's memory to training."""
+        visitors = self._visitors
         for module in self.modules:
-            module.to(device)
+            if module not in visitors:
+                module.to(device)
+
+    @contextmanager
+    def reading_prompts(self) -> Iterator[None]:
+        """T5 is with the other networks inside: around several calls of `encode_prompts` it travels once."""
+        with ExitStack() as stack:
+            for module in self._visitors:
+                stack.enter_context(_visiting(module, self.device))
+            yield
 
     @contextmanager
     def at_work(self, device: torch.device) -> Iterator[None]:
@@ -121,6 +136,30 @@ class PipelineEncoder(ABC):
     @property
     def _shift(self) -> float:
         return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+
+@contextmanager
+def _visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Its numbers are on `device` inside. Nothing is copied back: they are frozen, and those at home have not changed."""
+    held = [
+        (owner, name, tensor)
+        for owner in module.modules()
+        for name, tensor in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
+    ]
+    # Each once: two layers may share one.
+    there = {tensor: _guest(tensor, device) for tensor in dict.fromkeys(tensor for _, _, tensor in held) if tensor.device != device}
+    try:
+        for owner, name, tensor in held:
+            setattr(owner, name, there.get(tensor, tensor))
+        yield
+    finally:
+        for owner, name, tensor in held:
+            setattr(owner, name, tensor)
+
+
+def _guest(tensor: Tensor, device: torch.device) -> Tensor:
+    data = tensor.data.to(device)
+    return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data
 
 
 class StableDiffusionEncoder(PipelineEncoder):

@@ -18,11 +18,20 @@ Library = Literal["diffusers", "transformers"]
 
 @dataclass(frozen=True)
 class Component:
-    """One folder of a pipeline: its name there and in model_index.json, and the class that reads it."""
+    """One folder of a pipeline: its name there and in model_index.json, and the class that reads it.
+
+    `formerly`: what diffusers called that class when older folders were written; it reads them still.
+    """
 
     name: str
     library: Library
     kind: str
+    formerly: str | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Every name of the class that a folder may have."""
+        return (self.kind,) if self.formerly is None else (self.kind, self.formerly)
 
     @property
     def weights(self) -> str:
@@ -42,7 +51,7 @@ class Family:
     `pipeline`: diffusers' class that its folders name and its results load with. `network`: what is trained. `text_encoders`,
     `tokenizers`: one each per tower, in the order in which their embeddings are concatenated. `path`: whether its noise follows a
     variance-preserving table of times or a rectified flow. `lora_targets`: endings of the network's module names that LoRA adapts
-    unless told otherwise.
+    unless told otherwise. `guidance`: what diffusers' pipeline samples with unless told otherwise.
 
     CLIP: `layer`: how many layers before the last one the embeddings are taken from; `normed`: whether the final norm is applied to
     them. `added`: the UNet's `addition_embed_type`; "text_time" wants the last tower's pooled embedding and the picture's sizes too.
@@ -62,6 +71,7 @@ class Family:
     path: Literal["vp", "flow"] = "vp"
     lora_targets: tuple[str, ...] = ATTENTION
     lora_loader: bool = True
+    guidance: float = 7.5
     layer: int = 0
     normed: bool = False
     added: Literal["text_time"] | None = None
@@ -103,7 +113,7 @@ UNET = Component("unet", "diffusers", "UNet2DConditionModel")
 VAE = Component("vae", "diffusers", "AutoencoderKL")
 SCHEDULER = Component("scheduler", "diffusers", "Scheduler")
 _SD3_TRANSFORMER = Component("transformer", "diffusers", "SD3Transformer2DModel")
-_PIXART_TRANSFORMER = Component("transformer", "diffusers", "PixArtTransformer2DModel")
+_PIXART_TRANSFORMER = Component("transformer", "diffusers", "PixArtTransformer2DModel", formerly="Transformer2DModel")
 _TEXT_ENCODER = Component("text_encoder", "transformers", "CLIPTextModel")
 _TEXT_ENCODER_2 = Component("text_encoder_2", "transformers", "CLIPTextModelWithProjection")
 _TOKENIZER = Component("tokenizer", "transformers", "CLIPTokenizer")
@@ -127,6 +137,7 @@ SDXL = Family(
     network=UNET,
     text_encoders=(_TEXT_ENCODER, _TEXT_ENCODER_2),
     tokenizers=(_TOKENIZER, _TOKENIZER_2),
+    guidance=5.0,
     layer=1,
     added="text_time",
     zero_empty=True,
@@ -145,6 +156,7 @@ SD3 = Family(
     tokenizers=(_TOKENIZER, _TOKENIZER_2, Component("tokenizer_3", "transformers", "T5Tokenizer")),
     path="flow",
     lora_targets=JOINT_ATTENTION,
+    guidance=7.0,
     layer=1,
     t5_tokens=256,
     optional_towers=True,
@@ -158,6 +170,7 @@ PIXART_ALPHA, PIXART_SIGMA = (
         text_encoders=(Component("text_encoder", "transformers", "T5EncoderModel"),),
         tokenizers=(Component("tokenizer", "transformers", "T5Tokenizer"),),
         lora_loader=False,
+        guidance=4.5,
         t5_tokens=tokens,
     )
     for letter, sign, tokens in (("Alpha", "α", 120), ("Sigma", "Σ", 300))

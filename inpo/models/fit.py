@@ -42,8 +42,10 @@ def check_fit(network: Path, vae: Path, folder: Path, family: Family, *, absent:
     configs = {part: read_json(part / "config.json") for part in (network, vae)}
     for part, component in ((network, family.network), (vae, VAE)):
         kind = configs[part].get("_class_name", component.kind)
-        if kind != component.kind:
+        if kind not in component.kinds:
             raise InputError(f"{part} is a {kind}; a {component.kind} is expected (model.{component.name})")
+    if scaled := next((key for key in ("latents_mean", "latents_std") if configs[vae].get(key) is not None), None):
+        raise InputError(f"{vae}: {scaled} is set, as by models that are trained on latents of another scale (EDM); they are not supported")
     towers = tuple(tower for tower in family.text_encoders if tower.name not in absent)
     whole = _Pipeline(network, configs[network], folder, family, towers)
     check, outputs = _CHECKS[family.network.kind]
@@ -68,6 +70,11 @@ def _check_unet(whole: _Pipeline) -> None:
         raise InputError(
             f"{whole.network} is the UNet of {owner} (addition_embed_type={added!r}), "
             f"but {whole.folder} is a pipeline of {whole.family.title}"
+        )
+    if (width := whole.config.get("time_cond_proj_dim")) is not None:
+        raise InputError(
+            f"{whole.network}: time_cond_proj_dim={width}: the UNet is told its guidance, as a distilled one is (LCM), and cannot be "
+            "trained here; give the UNet that it was distilled from"
         )
     widths = [whole.said(tower, "hidden_size") for tower in whole.towers]
     if whole.config.get("cross_attention_dim") != sum(width for width in widths if width is not None):
@@ -110,6 +117,8 @@ def _check_joint_transformer(whole: _Pipeline) -> None:
 
 
 def _check_cross_transformer(whole: _Pipeline) -> None:
+    if (norm := whole.config.get("norm_type", "ada_norm_single")) != "ada_norm_single":
+        raise InputError(f"{whole.network}: norm_type={norm!r} is another transformer's; PixArt's has 'ada_norm_single'")
     wide, made = whole.config.get("caption_channels"), whole.said(whole.towers[0], "d_model")
     if wide != made:
         raise InputError(

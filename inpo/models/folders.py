@@ -6,22 +6,18 @@ Weights are read from safetensors only: a pickle runs code when it is opened.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from inpo.errors import InputError, nearest
+from inpo.errors import InputError
+from inpo.models import hub
+from inpo.models.hub import INDEX as INDEX
 
-INDEX = "model_index.json"
 READING = "inpo.json"
 """How prompts were read in training, where it was not the pipeline's own way; diffusers passes over this file."""
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 _SHARD = re.compile(r"-\d+-of-\d+")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def pipeline_folder(path: str, key: str = "model.path") -> Path:
@@ -31,7 +27,7 @@ def pipeline_folder(path: str, key: str = "model.path") -> Path:
     """
     folder = _local_folder(path, key)
     if folder is None:
-        folder = _download_pipeline(path, key)
+        folder = hub.download_pipeline(path, key)
     if (folder / INDEX).is_file():
         return folder
     if (folder / "config.yaml").is_file():
@@ -71,7 +67,7 @@ def component_folder(path: str, name: str, key: str) -> Path:
     """One component's folder (`unet`, `transformer`, `vae`): `path` itself, or the `name/` of the pipeline, run or hub id that it names."""
     folder = _local_folder(path, key)
     if folder is None:
-        folder = _download_component(path, name, key)
+        folder = hub.download_component(path, name, key)
     if (folder / "config.json").is_file():
         return folder
     if (folder / "config.yaml").is_file() and (folder / "model").is_dir():
@@ -147,12 +143,6 @@ def _no_weights(folder: Path, stem: str) -> str:
     )
 
 
-def is_hub_id(path: str) -> bool:
-    """Whether what a user wrote can only be a model on the hub, as no folder here can be meant."""
-    local = Path(path).expanduser()
-    return _HUB_ID.fullmatch(path) is not None and not local.exists() and not local.parent.exists()
-
-
 def _local_folder(path: str, key: str) -> Path | None:
     """The folder on this disk, or None where `path` can only be a hub id."""
     local = Path(path).expanduser()
@@ -160,19 +150,10 @@ def _local_folder(path: str, key: str) -> Path | None:
         return local
     if local.exists():
         raise InputError(f"{key}={path!r} is a file, and a folder in diffusers' layout is expected; single files are for model.path alone")
-    if is_hub_id(path):
+    if hub.is_hub_id(path):
         return None
     whole = ", a run's folder, 'world'," if key == "model.path" else ""
-    raise InputError(f"{_absent(path, key)}; give a diffusers folder{whole} or a hub id 'owner/name'")
-
-
-def _absent(path: str, key: str) -> str:
-    """That there is no such folder here, and which one is called most like it."""
-    local = Path(path).expanduser()
-    beside = local.parent if local.parent.is_dir() else local.parent.parent
-    found = [*beside.glob("*/"), *beside.glob(f"*/{local.name}/")] if beside.is_dir() else []
-    known = [str(folder) for folder in found] + (["world"] if key == "model.path" else [])
-    return f"{key}={path!r}: there is no folder {path} here{nearest(str(local), known)}"
+    raise InputError(f"{hub.absent(path, key)}; give a diffusers folder{whole} or a hub id 'owner/name'")
 
 
 def _model_of_run(run: Path, key: str) -> Path:
@@ -217,61 +198,3 @@ def _holds(folder: Path, most: int = 6) -> str:
     names = sorted(item.name for item in folder.iterdir())
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f" (it holds: {', '.join(names[:most])}{more})" if names else " (it is empty)"
-
-
-def _download_pipeline(hub_id: str, key: str) -> Path:
-    from diffusers import DiffusionPipeline
-
-    return _fetched(hub_id, key, lambda: DiffusionPipeline.download(hub_id, use_safetensors=True))
-
-
-def _download_component(hub_id: str, name: str, key: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    stem = "diffusion_pytorch_model"
-    files = ["config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", f"{stem}.safetensors.index.json"]
-    return _fetched(hub_id, key, lambda: snapshot_download(hub_id, allow_patterns=[*files, *(f"{name}/{file}" for file in files)]))
-
-
-def settings_folder(hub_id: str, key: str) -> Path:
-    """Of a pipeline on the hub what says which components it has and how they are made, and nothing else."""
-    from huggingface_hub import snapshot_download
-
-    return _fetched(hub_id, key, lambda: snapshot_download(hub_id, allow_patterns=[INDEX, "*/config.json"]))
-
-
-def _fetched(hub_id: str, key: str, download: Callable[[], str | os.PathLike[str]]) -> Path:
-    try:
-        with _quiet():
-            return Path(download())
-    except Exception as error:  # what a failed download raises depends on the hub client and on the HTTP client below it
-        raise InputError(_unreachable(hub_id, key, error)) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' warnings: what went wrong is told once, by us."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("diffusers", "huggingface_hub"))}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-def _unreachable(hub_id: str, key: str, error: Exception) -> str:
-    """Names the cause by its class: the hub's own messages run over many lines and speak of its internals."""
-    kind = type(error).__name__
-    if kind == "GatedRepoError":
-        return f"{key}={hub_id!r}: the hub wants its licence accepted first; accept it on the model's page, then `hf auth login`"
-    if kind == "RepositoryNotFoundError":
-        return f"{_absent(hub_id, key)}, and no such model on the hub (or it is private: `hf auth login`)"
-    if "safetensors" in str(error):
-        return f"{key}={hub_id!r}: the hub has its weights as pickles only, which are not read; ask for a safetensors version or convert it"
-    return (
-        f"{_absent(hub_id, key)}, and the hub could not be reached ({kind}). If it is a model on the hub and there is no network, "
-        f"run `hf download {hub_id} --local-dir FOLDER` where there is one, and give that folder"
-    )

@@ -1,4 +1,4 @@
-"""A pipeline folder to a `Model`: components in fp32, with every weight they need."""
+"""A pipeline folder to a `Model`: components with every weight they need."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from inpo.models.adapted import AdaptedModel
 from inpo.models.config import Lora, ModelConfig
-from inpo.models.denoiser import HALF
+from inpo.models.denoiser import HALF, freeze
 from inpo.models.families import VAE
-from inpo.models.lora import attach, freeze, measure_magnitudes, merge_file
+from inpo.models.lora import attach, measure_magnitudes, merge_file
 from inpo.models.model import Model
 from inpo.models.modules import load_module
 from inpo.models.parts import Parts, examine
@@ -29,7 +29,7 @@ def load(
     """Loads the model that `config` describes, fp32 whatever its files hold; with `lora` set, frozen under adapters drawn from `seed`.
 
     Where they are not trained, under adapters or because the model is `frozen`, the network's matrices and kernels are kept in the dtype
-    that it computes in, which saves half and changes no number.
+    that it computes in, which saves half and changes no number. T5 is bf16 where that dtype is a half (`load_towers`).
 
     Raises `InputError` naming the folder or the key for a family that is not supported, a component that is absent, damaged
     or does not fit the others, and weights that exist as pickles only.
@@ -40,11 +40,12 @@ def load(
     if lora:
         attach(network, lora, seed=seed, attention=parts.family.lora_targets, stored=stored)
     elif frozen:
-        freeze(network, stored)
+        freeze(network, HALF.get(config.dtype))
     if config.gradient_checkpointing:
         cast(Any, network).enable_gradient_checkpointing()
     vae = cast("AutoencoderKL", load_module(VAE, parts.vae).to(device))
-    encoder = wiring.encoder(vae, load_towers(parts, device), parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
+    towers = load_towers(parts, device, dtype=config.dtype)
+    encoder = wiring.encoder(vae, towers, parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
     policy = wiring.denoiser(network, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
     whole = Model(policy.to(device).eval(), encoder, parts.family, parts.folder, parts.scheduler_config)
     if not lora:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from inpo.errors import InputError
 from inpo.models.base import ADAPTER_FILE
 from inpo.models.config import Lora
-from inpo.models.targets import ADAPTABLE, ATTENTION, target_layers
+from inpo.models.denoiser import freeze
+from inpo.models.targets import ATTENTION, target_layers
 from inpo.randomness import torch_rng
 from inpo.schedule import Prediction, Schedule
 from inpo.types import Condition, Denoiser
@@ -49,14 +50,6 @@ def attach(network: nn.Module, lora: Lora, *, seed: int, attention: Sequence[str
     for name, layer in adapted_layers(network).items():
         _prepare(layer, seed, name)
     measure_magnitudes(network)
-
-
-def freeze(network: nn.Module, stored: torch.dtype) -> None:
-    """No weight requires a gradient, and matrices and kernels are kept in `stored`, in place."""
-    network.requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, ADAPTABLE):
-            module.to(stored)
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ from inpo.errors import InputError
 from inpo.models.denoiser import NetworkDenoiser
 from inpo.models.encoder import PipelineEncoder
 from inpo.models.families import Family
-from inpo.models.folders import INDEX, weights_variant
+from inpo.models.folders import weights_variant
 from inpo.models.prompts import Absent, Reading
-from inpo.models.saving import read_weights, replace_folder, without_origins, write_network, write_pipeline, write_reading
+from inpo.models.saving import read_weights, save_network, save_pipeline, without_origins
 from inpo.models.sides import check_side, latent_side
 from inpo.types import Denoiser, Dtype
 
@@ -57,6 +57,11 @@ class Model:
         towers = zip(self.family.text_encoders, self.encoder.towers, strict=True)
         return frozenset(component.name for component, tower in towers if isinstance(tower, Absent))
 
+    @property
+    def guidance(self) -> float:
+        """What its family's pictures are sampled with unless told otherwise."""
+        return self.family.guidance
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """(C, H, W) of a square picture's latents. Raises `InputError` for a side that the VAE and the network cannot have."""
         pixels = self.default_resolution if resolution is None else resolution
@@ -84,22 +89,13 @@ class Model:
         return digest.hexdigest()
 
     def save_pipeline(self, folder: Path, network: nn.Module | None = None) -> None:
-        """A folder that the family's diffusers pipeline loads without this package; `network` None saves the policy's.
-
-        Complete or absent: it is written beside `folder` and renamed. Raises `InputError` where `folder` holds anything but a
-        pipeline.
-        """
-        with replace_folder(folder, INDEX) as new:
-            write_pipeline(new, self.source, self.family, network=network or self.policy.network, vae=self.encoder.vae)
-            write_reading(new, self.encoder.reading)
+        """As `inpo.models.saving.save_pipeline`; `network` None saves the policy's."""
+        own, encoder = network or self.policy.network, self.encoder
+        save_pipeline(folder, self.source, self.family, network=own, vae=encoder.vae, reading=encoder.reading)
 
     def save_network(self, folder: Path, network: nn.Module | None = None) -> None:
-        """The network alone (config.json and safetensors), as diffusers and `model.unet` or `model.transformer` read it.
-
-        Complete or absent.
-        """
-        with replace_folder(folder, "config.json") as new:
-            write_network(new, network or self.policy.network)
+        """As `inpo.models.saving.save_network`; `network` None saves the policy's."""
+        save_network(folder, network or self.policy.network)
 
     def save_policy(self, folder: Path) -> None:
         """The policy's weights for a checkpoint, bit for bit; the folder is also usable as `save_network`'s."""

@@ -1,4 +1,4 @@
-"""One component's folder to a network: fp32, complete, and without a word from the libraries that read it."""
+"""One component's folder to a network: complete, in one precision, and without a word from the libraries that read it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import nn
 
 from inpo.errors import InputError
@@ -14,8 +15,8 @@ from inpo.models.families import Component
 from inpo.models.folders import weights_variant
 
 
-def load_module(component: Component, folder: Path) -> nn.Module:
-    """A component in fp32, complete: a weight that the files lack would otherwise be random without a word."""
+def load_module(component: Component, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A component in `dtype`, complete: a weight that the files lack would otherwise be random without a word."""
     import diffusers
     import transformers
 
@@ -34,7 +35,8 @@ def load_module(component: Component, folder: Path) -> nn.Module:
         raise InputError(
             f"{folder} lacks {len(missing)} of its {component.kind}'s weights, the first is {missing[0]!r}; copy or download it again"
         )
-    return cast(nn.Module, module.float())
+    # diffusers warns of `to(dtype)` whatever the dtype.
+    return cast(nn.Module, module.float() if dtype == torch.float32 else module.to(dtype))
 
 
 @contextmanager

@@ -17,12 +17,11 @@ from inpo.models.folders import (
     INDEX,
     READING,
     component_folder,
-    is_hub_id,
     pipeline_folder,
     read_json,
-    settings_folder,
     weights_variant,
 )
+from inpo.models.hub import is_hub_id, settings_folder
 from inpo.models.prompts import Reading
 from inpo.models.schedules import read_schedule
 from inpo.models.sides import check_side
@@ -203,7 +202,7 @@ def _check_component(folder: Path, component: Component, entry: object, family: 
     if not (folder / part).is_dir():
         raise InputError(f"{folder} has no {part}/ folder, though its {INDEX} names a {found}; copy or download it again")
     # Tokenizers have fast variants and schedulers many names; a text encoder is what it says it is.
-    if found != expected and (component in family.text_encoders or expected not in str(found)):
+    if found not in component.kinds and (component in family.text_encoders or expected not in str(found)):
         raise InputError(f"{folder / part} is a {found}; {family.title}'s {part} must be a {expected}")
 
 

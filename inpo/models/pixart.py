@@ -48,5 +48,6 @@ class PixArtEncoder(PipelineEncoder):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """`prompt` `[B, tokens, features]`, and `mask` `[B, tokens]`: 1 where there is a token of the prompt, 0 after its end."""
-        states, mask = cast(T5Tower, self.towers[0]).read([prompt.lower().strip() for prompt in prompts], masked=True)
+        with self.reading_prompts():
+            states, mask = cast(T5Tower, self.towers[0]).read([prompt.lower().strip() for prompt in prompts], masked=True)
         return Condition({PROMPT: states, MASK: mask})

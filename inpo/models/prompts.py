@@ -75,14 +75,14 @@ class T5Tower:
     tokens: int
 
     def read(self, prompts: Sequence[str], *, masked: bool = False) -> tuple[Tensor, Tensor]:
-        """Last hidden states, `[B, tokens, features]`, and the mask of the prompt's own tokens, fp32 `[B, tokens]`.
+        """Last hidden states, fp32 `[B, tokens, features]`, and the mask of the prompt's own tokens, fp32 `[B, tokens]`.
 
         `masked`: whether the encoder itself passes over what fills a prompt up.
         """
         read = self.tokenizer(list(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt")
         ids, mask = (read[name].to(self.network.device) for name in ("input_ids", "attention_mask"))
         states: Tensor = self.network(ids, attention_mask=mask if masked else None)[0]
-        return states, mask.float()
+        return states.float(), mask.float()
 
 
 @dataclass(frozen=True)

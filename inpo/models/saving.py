@@ -92,6 +92,22 @@ def _share(folder: Path, like: Path) -> None:
             file.chmod(like.stat().st_mode)
 
 
+def save_pipeline(folder: Path, source: Path, family: Family, *, network: nn.Module, vae: nn.Module, reading: Reading) -> None:
+    """A folder that the family's diffusers pipeline loads without this package: that in `source`, with these two networks.
+
+    Complete or absent: it is written beside `folder` and renamed. Raises `InputError` where `folder` holds anything but a pipeline.
+    """
+    with replace_folder(folder, INDEX) as new:
+        write_pipeline(new, source, family, network=network, vae=vae)
+        write_reading(new, reading)
+
+
+def save_network(folder: Path, network: nn.Module) -> None:
+    """A network alone (config.json and safetensors), as diffusers and `model.unet` or `model.transformer` read it. As `save_pipeline`."""
+    with replace_folder(folder, _SETTINGS) as new:
+        write_network(new, network)
+
+
 def write_pipeline(folder: Path, source: Path, family: Family, *, network: nn.Module, vae: nn.Module) -> None:
     """The pipeline in `source` with these two networks. Its other components are copied with their keys as they are.
 

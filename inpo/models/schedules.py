@@ -48,6 +48,9 @@ def _flow(config: Mapping[str, object], file: Path) -> tuple[Schedule, Predictio
 
 
 def _table(config: Mapping[str, object], file: Path) -> tuple[Schedule, Prediction]:
+    kind = str(config.get("_class_name", ""))
+    if kind.startswith("EDM") or config.get("timestep_type") == "continuous":
+        raise InputError(f"{file} is of a {kind} in continuous time: a model of EDM's kind, which is not supported")
     said = config.get("prediction_type", "epsilon")
     if said not in ("epsilon", "v_prediction"):
         raise InputError(f"{file}: prediction_type={said!r} is not supported; expected epsilon or v_prediction")

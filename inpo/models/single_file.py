@@ -75,6 +75,8 @@ def _shapes(file: Path) -> Mapping[str, Tensor]:
     if not any(name.startswith(_UNET_PREFIX) for name in tensors):
         known = "a LoRA" if any("lora" in name for name in tensors) else "no checkpoint of a whole Stable Diffusion 1.x, 2.x or XL model"
         raise InputError(f"model.path={str(file)!r} is {known}: it has no tensor {_UNET_PREFIX}…, but {next(iter(tensors), 'none at all')}")
+    if edm := next((name for name in ("edm_mean", "edm_vpred.sigma_max") if name in tensors), None):
+        raise InputError(f"model.path={str(file)!r} is a model of EDM's kind (it has a tensor {edm!r}), which is not supported")
     if any(".joint_blocks." in name for name in tensors):
         raise InputError(f"model.path={str(file)!r} is a single file of Stable Diffusion 3, which is not read: give a diffusers folder")
     return tensors
@@ -87,14 +89,21 @@ def _usual_settings(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _check_prediction(file: Path, tensors: Mapping[str, Tensor], settings: Path) -> None:
-    """Trainers mark v-prediction files by a tensor of that name; read as ε, such a network makes noise."""
+    """Trainers mark v-prediction files, and those of zero terminal SNR, by a tensor of that name; read as ε, the first makes noise."""
     scheduler = settings / SCHEDULER.name / "scheduler_config.json"
-    said = read_json(scheduler).get("prediction_type", "epsilon")
+    config = read_json(scheduler)
+    said = config.get("prediction_type", "epsilon")
     if "v_pred" in tensors and said != "v_prediction":
         raise InputError(
             f"model.path={str(file)!r} is marked as a v-prediction model (it has a tensor 'v_pred'), but {scheduler} says "
             f"prediction_type={said!r}: put a copy of that folder whose scheduler says v_prediction beside the file, as "
             f"{file.with_suffix('')}, or for training set model.config to it"
+        )
+    if "ztsnr" in tensors and not config.get("rescale_betas_zero_snr"):
+        raise InputError(
+            f"model.path={str(file)!r} is marked as a model of zero terminal SNR (it has a tensor 'ztsnr'), but {scheduler} does not say "
+            f"rescale_betas_zero_snr=true: put a copy of that folder whose scheduler says so beside the file, as {file.with_suffix('')}, "
+            "or for training set model.config to it"
         )
 
 

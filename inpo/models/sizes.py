@@ -20,8 +20,8 @@ from inpo.models.targets import target_layers
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Parameters of the network, with the shape of each, and of the frozen VAE and text encoders together; the network's own picture side
-    in latents, and scale. `title`: what the network is called.
+    """Parameters of the network, with the shape of each, and of what is frozen: VAE and CLIP together, and T5, which is kept in another
+    precision; the network's own picture side in latents, and scale. `title`: what the network is called.
 
     `adapted_layers`, `adapter_shapes`: how many layers have adapters, and the adapters' parameters; none where all weights are trained.
     """
@@ -32,6 +32,7 @@ class ModelSizes:
     adapted_layers: int
     adapter_shapes: tuple[tuple[int, ...], ...]
     frozen: int
+    t5: int
     latent_side: int
     latent_channels: int
     pixels_per_latent: int
@@ -44,7 +45,8 @@ def model_sizes(parts: Parts, lora: Lora | None = None) -> ModelSizes:
     network = _network(parts)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(read_json(parts.vae / "config.json"))
-        texts = [_text_encoder(tower, parts.place(tower)) for tower in parts.family.text_encoders if tower.name not in parts.absent]
+        there = [tower for tower in parts.family.text_encoders if tower.name not in parts.absent]
+        counts = {tower: _count(_text_encoder(tower, parts.place(tower))) for tower in there}
     layers = target_layers(network, lora.target_names, parts.family.lora_targets) if lora else []
     return ModelSizes(
         title=parts.family.network.title,
@@ -52,7 +54,8 @@ def model_sizes(parts: Parts, lora: Lora | None = None) -> ModelSizes:
         network_shapes=tuple(tuple(parameter.shape) for parameter in network.parameters()),
         adapted_layers=len(layers),
         adapter_shapes=tuple(shape for name in layers for shape in _adapter_shapes(network.get_submodule(name), lora)) if lora else (),
-        frozen=sum(map(_count, (vae, *texts))),
+        frozen=_count(vae) + sum(count for tower, count in counts.items() if tower in parts.family.clip_encoders),
+        t5=sum(count for tower, count in counts.items() if tower not in parts.family.clip_encoders),
         latent_side=latent_side(network.config),
         latent_channels=network.config.in_channels,
         pixels_per_latent=1 << (len(vae.config.block_out_channels) - 1),

@@ -41,7 +41,8 @@ class StableDiffusion3Encoder(PipelineEncoder):
         read = [self._clip(tower, prompts) for tower in (first, second)]
         clip, pooled = (torch.cat(parts, dim=-1) for parts in zip(*read, strict=True))
         assert isinstance(t5, T5Tower | Absent)
-        long, _ = t5.read(prompts) if isinstance(t5, T5Tower) else (self._zeros(prompts, t5), None)
+        with self.reading_prompts():
+            long, _ = t5.read(prompts) if isinstance(t5, T5Tower) else (self._zeros(prompts, t5), None)
         wide = functional.pad(clip, (0, long.shape[-1] - clip.shape[-1]))
         return Condition({PROMPT: torch.cat([wide, long], dim=-2), POOLED: pooled})
 

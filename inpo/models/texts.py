@@ -13,6 +13,7 @@ from inpo.models.folders import read_json
 from inpo.models.modules import in_one_line, load_module
 from inpo.models.parts import Parts
 from inpo.models.prompts import Absent, T5Tower, TextTower, Tower
+from inpo.types import Dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,17 +23,23 @@ CLIP_TOKENS = 77
 _WORDS = {"CLIPTokenizer": "tokenizer.json nor vocab.json and merges.txt", "T5Tokenizer": "tokenizer.json nor spiece.model"}
 
 
-def load_towers(parts: Parts, device: torch.device | str) -> tuple[Tower, ...]:
-    """One for each text encoder of the family. Raises `InputError` naming the folder that cannot be loaded."""
+def load_towers(parts: Parts, device: torch.device | str, *, dtype: Dtype = "fp32") -> tuple[Tower, ...]:
+    """One for each text encoder of the family: CLIP on `device` in fp32, T5 on the CPU, in bf16 where the network's `dtype` is a half.
+
+    Raises `InputError` naming the folder that cannot be loaded.
+    """
     pairs = zip(parts.family.text_encoders, parts.family.tokenizers, strict=True)
-    towers = {text: _load_tower(parts, text, words, device) for text, words in pairs if text.name not in parts.absent}
+    towers = {text: _load_tower(parts, text, words, device, dtype) for text, words in pairs if text.name not in parts.absent}
     return tuple(towers.get(text) or _place(parts, text, towers) for text in parts.family.text_encoders)
 
 
-def _load_tower(parts: Parts, text: Component, words: Component, device: torch.device | str) -> TextTower | T5Tower:
-    network = cast("PreTrainedModel", load_module(text, parts.place(text)).to(device))
+def _load_tower(parts: Parts, text: Component, words: Component, device: torch.device | str, dtype: Dtype) -> TextTower | T5Tower:
     tokenizer = _load_tokenizer(words, parts.place(words))
-    return TextTower(network, tokenizer) if text in parts.family.clip_encoders else T5Tower(network, tokenizer, parts.family.t5_tokens)
+    if text in parts.family.clip_encoders:
+        return TextTower(cast("PreTrainedModel", load_module(text, parts.place(text)).to(device)), tokenizer)
+    # Never fp16, whose range T5's activations leave.
+    stored = torch.float32 if dtype == "fp32" else torch.bfloat16
+    return T5Tower(cast("PreTrainedModel", load_module(text, parts.place(text), stored)), tokenizer, parts.family.t5_tokens)
 
 
 def _place(parts: Parts, absent: Component, towers: dict[Component, TextTower | T5Tower]) -> Absent:

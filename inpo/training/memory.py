@@ -11,7 +11,7 @@ import torch
 from inpo.errors import RunFault
 from inpo.training.settings import TrainConfig
 
-Phase = Literal["inversion", "gradient", "optimiser", "validation", "sampling"]
+Phase = Literal["loading", "inversion", "gradient", "optimiser", "validation", "sampling"]
 _SIGNS = ("out of memory", "can't allocate memory")
 
 
@@ -43,6 +43,7 @@ def told_as_fault(phase: Phase, config: TrainConfig, *, step: int | None = None)
 def _message(error: BaseException, phase: Phase, config: TrainConfig) -> str:
     said = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".") or type(error).__name__
     free = {
+        "loading": "model.dtype=bf16 keeps what is frozen in half the memory, T5 too",
         "inversion": f"lower train.inversion_batch_pairs (now {config.inversion_batch_pairs}) and continue with --resume latest",
         "gradient": f"lower train.micro_batch_pairs (now {config.micro_batch_pairs}) or set model.gradient_checkpointing=true, "
         "and continue with --resume latest",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +17,7 @@ from torch.testing import assert_close
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate_latents, sampling, shots
 from inpo.models.config import ModelConfig
+from inpo.models.families import FAMILIES, Family
 from inpo.models.loading import load
 from inpo.models.targets import ADAPTABLE
 from tests.end_to_end.conftest import Run
@@ -60,6 +64,35 @@ def test_size_number_and_precision_are_options(
 def _remembered(asked: list[tuple[int, torch.dtype]], model: object, batch: object, config: GenerationConfig) -> torch.Tensor:
     asked.append((len(batch), next(m.weight.dtype for m in model.policy.network.modules() if isinstance(m, ADAPTABLE))))
     return sampling.generate_latents(model, batch, config)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_guidance_is_the_familys_unless_it_is_set(family: Family) -> None:
+    """As diffusers' pipeline has it."""
+    assert family.guidance == inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters["guidance_scale"].default
+    model = SimpleNamespace(guidance=family.guidance)
+    assert [sampling.guidance_of(model, GenerationConfig(guidance=asked)) for asked in (None, 0.0, 3.0)] == [family.guidance, 0.0, 3.0]
+
+
+def test_pictures_say_with_which_guidance_they_were_made(run: Run, commands: Mapping[str, tuple[object, ...]], tmp_path: Path) -> None:
+    """Unset it is the number itself: the same pictures, which a second call keeps."""
+    for given in ((), ("--guidance", 7.5)):
+        assert run(*commands["generate"], "--steps", 2, *given).code == 0
+        assert json.loads((tmp_path / "out" / "generation.json").read_text())["guidance"] == 7.5
+    other = run(*commands["generate"], "--steps", 2, "--guidance", 3)
+    assert (other.code, "guidance 7.5 → 3" in other.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "size"), [(8, None, 16), (64, None, 16), (96, None, 7), (128, None, 4), (512, None, 1), (128, 9, 9)]
+)
+def test_larger_pictures_are_made_fewer_at_once(side: int, asked: int | None, size: int) -> None:
+    """As many latents as 16 of 64×64 have, and never more than 16 pictures, unless a number is set."""
+    model = SimpleNamespace(latent_shape=lambda _: (4, side, side))
+    config = GenerationConfig(batch=asked)
+    cut = list(sampling.batches(model, shots(["a"] * 17, config), config))
+    assert [len(batch) for batch in cut[:-1]] == [size] * (len(cut) - 1)
+    assert sum(map(len, cut)) == 17
 
 
 @pytest.mark.parametrize("name", ["generate", "evaluate", "data generate"])

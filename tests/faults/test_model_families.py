@@ -103,6 +103,9 @@ def test_transformers_of_another_model_say_which_numbers_differ(sd3: Path, pixar
     refused(ModelConfig(str(sd3)), "pooled_projection_dim=21", "pooled 20", "another base model")
     edit(sd3 / "transformer" / "config.json", pooled_projection_dim=20, joint_attention_dim=16)
     refused(ModelConfig(str(sd3)), "joint_attention_dim=16", "20 (CLIP) and 24 (T5)")
+    edit(pixart / "transformer" / "config.json", _class_name="Transformer2DModel", norm_type="ada_norm_zero")
+    refused(ModelConfig(str(pixart)), "norm_type='ada_norm_zero' is another transformer's")
+    edit(pixart / "transformer" / "config.json", norm_type="ada_norm_single")
     tiny_t5(tiny_t5_tokenizer(), width=32).save_pretrained(pixart / "text_encoder")
     refused(ModelConfig(str(pixart)), "caption_channels=24", "d_model=32")
 

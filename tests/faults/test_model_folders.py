@@ -314,16 +314,78 @@ def test_hub_ids_without_a_network(
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("GatedRepoError", "licence accepted"), ("RepositoryNotFoundError", "no such model on the hub"), ("OSError", "could not be reached")],
+    [
+        ("GatedRepoError", "licence accepted"),
+        ("RepositoryNotFoundError", "no such model on the hub"),
+        ("RemoteEntryNotFoundError", "has no model_index.json of it"),
+        ("LocalEntryNotFoundError", "could not be reached"),
+        ("OSError", "could not be reached"),
+    ],
 )
-def test_the_hubs_refusals_are_told_apart(monkeypatch: pytest.MonkeyPatch, kind: str, words: str) -> None:
-    """Gated, absent or private, unreachable: each has its own remedy."""
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_hubs_refusals_are_told_apart(monkeypatch: pytest.MonkeyPatch, kind: str, words: str, wrapped: bool) -> None:
+    """Gated, absent or private, no pipeline, unreachable: each has its own remedy, also where diffusers has wrapped it."""
 
     def fail(_: str, **settings: object) -> str:
-        raise type(kind, (OSError,), {})(f"401: {settings}"[:3])
+        error = type(kind, (OSError,), {})(f"401: {settings}"[:3])
+        if wrapped:
+            raise OSError("Cannot load model someone/model: model is not cached locally") from error
+        raise error
 
     monkeypatch.setattr(DiffusionPipeline, "download", fail)
     refused(ModelConfig("someone/model"), words)
+
+
+@pytest.mark.parametrize("fit", [{"safety_checker"}, {"variant"}, {"safety_checker", "variant"}])
+def test_a_pipeline_on_the_hub_may_have_a_pickled_checker_or_fp16_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fit: set[str]
+) -> None:
+    """diffusers refuses both as a whole: they are asked for again, without the checker and in fp16; each way once."""
+    asked: list[set[str]] = []
+
+    def download(_: str, **settings: object) -> str:
+        asked.append(settings.keys() - {"use_safetensors", "feature_extractor"})
+        assert settings["use_safetensors"] is True
+        if asked[-1] != fit:
+            raise OSError("Could not find the necessary `safetensors` weights in {'unet/diffusion_pytorch_model.bin'} (variant=None)")
+        return str(folder)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    assert load(ModelConfig("someone/model")).source == folder
+    assert asked == [set(), {"safety_checker"}, {"variant"}, {"safety_checker", "variant"}][: len(asked)]
+    fit = {"nothing"}
+    refused(ModelConfig("someone/model"), "as pickles only")
+
+
+def test_a_component_on_the_hub_may_be_fp16_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files without a variant are asked for first."""
+    asked: list[list[str]] = []
+    (folder / "unet" / WEIGHTS).rename(folder / "aside")
+
+    def download(_: str, *, allow_patterns: list[str]) -> str:
+        asked.append([pattern for pattern in allow_patterns if "fp16" in pattern])
+        if asked[-1]:
+            shutil.move(folder / "aside", folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load(ModelConfig(str(folder), unet="someone/unet")).source == folder
+    assert [bool(patterns) for patterns in asked] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "a model of EDM's kind"),
+        ("scheduler/scheduler_config.json", {"timestep_type": "continuous"}, "a model of EDM's kind"),
+        ("vae/config.json", {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}, "latents_mean is set"),
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim=256: the UNet is told its guidance"),
+    ],
+)
+def test_models_of_another_process_are_refused(folder: Path, file: str, values: dict[str, object], words: str) -> None:
+    """EDM's continuous times and scaled latents, and networks that are told their guidance, would load and train on something else."""
+    edit(folder / file, **values)
+    refused(ModelConfig(str(folder)), words, str(folder / file.partition("/")[0]))
 
 
 def test_hub_downloads_are_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

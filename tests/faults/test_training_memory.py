@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from inpo import alignment
+from inpo.config import load_experiment
 from inpo.errors import RunFault
 from inpo.training.fit import Callbacks
 from inpo.training.memory import TornStep, is_out_of_memory
@@ -114,3 +116,16 @@ def test_a_step_torn_in_the_optimiser_is_not_saved(tmp_path: Path, monkeypatch: 
         train(tmp_path / "torn")
     assert [path.name for path in (tmp_path / "torn" / "checkpoints").iterdir()] == ["step-000002"]
     assert final_bytes(tmp_path / "torn", 2) == final_bytes(tmp_path / "whole", 2)
+
+
+def test_a_model_that_does_not_fit_is_told_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the weights themselves are too many: one line, and nothing in the run's folder that looks trained."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise CUDA
+
+    monkeypatch.setattr(alignment, "load", fail)
+    experiment = load_experiment("world-inpo", ["train.steps=2", "optimizer.warmup_steps=0"])
+    with pytest.raises(RunFault, match=r"out of memory in the loading \(CUDA out of memory.*\): model\.dtype=bf16 keeps what is frozen"):
+        alignment.train(experiment, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()

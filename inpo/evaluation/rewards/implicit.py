@@ -64,7 +64,8 @@ class ImplicitScorer:
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
         # One at a time: an encoder may round differently in another batch.
-        read = {prompt: self._encoder.encode_prompts([prompt]) for prompt in dict.fromkeys(prompts)}
+        with self._encoder.reading_prompts():
+            read = {prompt: self._encoder.encode_prompts([prompt]) for prompt in dict.fromkeys(prompts)}
         rows = [self._of(image, read[prompt]) for image, prompt in zip(images, prompts, strict=True)]
         return torch.stack(rows) if rows else torch.empty(0, self._reward.times, dtype=torch.float64)
 

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -106,6 +107,7 @@ class SmallEncoder:
     def __init__(self) -> None:
         self.image_calls: list[int] = []
         self.prompts: list[str] = []
+        self.readings = 0
 
     def encode_images(self, images: Tensor) -> LatentDistribution:
         self.image_calls.append(len(images))
@@ -115,6 +117,10 @@ class SmallEncoder:
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         self.prompts += prompts
         return Condition({"text": torch.stack([torch.randn(3, 2, generator=torch_rng(prompt)) for prompt in prompts])})
+
+    def reading_prompts(self) -> AbstractContextManager[None]:
+        self.readings += 1
+        return nullcontext()
 
     def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
         return {"sizes": sizes}

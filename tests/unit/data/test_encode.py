@@ -26,6 +26,18 @@ def test_latents_are_the_encoders_mean_pair_by_pair() -> None:
     assert made[0].draw(seed=0, position=0) is made[0].mean
 
 
+def test_prompts_of_a_step_are_read_in_one_visit() -> None:
+    """And where all of them are kept there is none."""
+    inner = SmallEncoder()
+    encoder = PairEncoder(inner, latents="mean", prompt_bytes=1 << 20)
+    encoder.condition(["a", "b", "a"])
+    assert (inner.prompts, inner.readings) == (["a", "b"], 1)
+    encoder.condition(["b", "a"])
+    assert (inner.prompts, inner.readings) == (["a", "b"], 1)
+    assert encoder.keep_prompts(["a", "c", "d"])
+    assert (inner.prompts, inner.readings) == (["a", "b", "c", "d"], 2)
+
+
 def test_samples_are_mean_plus_std_times_noise_of_the_position() -> None:
     """Pure in (seed, position): drawn twice the same, elsewhere another; winner's and loser's noise differ; law N(0, 1)."""
     latents = PairEncoder(SmallEncoder(), latents="sample", prompt_bytes=0).latents([torch.zeros(2, 3, 256, 256)])[0]

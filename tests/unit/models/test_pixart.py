@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,9 +101,23 @@ def test_attention_adapts_both_attentions_of_every_block(tiny_pixart_pipeline: P
     model = load(ModelConfig(str(tiny_pixart_pipeline)), lora=Lora(rank=2))
     assert len(adapted_layers(model.policy.network)) == 2 * 2 * 4
     sizes = model_sizes(examine(ModelConfig(str(tiny_pixart_pipeline))), Lora(rank=2))
-    assert (sizes.title, sizes.adapted_layers, sizes.frozen) == (
-        "transformer", 16, sum(p.numel() for module in model.encoder.modules for p in module.parameters()),
-    )  # fmt: skip
+    vae, t5 = (sum(p.numel() for p in module.parameters()) for module in model.encoder.modules)
+    assert (sizes.title, sizes.adapted_layers, sizes.frozen, sizes.t5) == ("transformer", 16, vae, t5)
+
+
+def test_folders_of_before_the_class_was_named_load(tiny_pixart_pipeline: Path, tmp_path: Path) -> None:
+    """Published ones call it Transformer2DModel in both of their files; what is saved of them has today's name."""
+    old = shutil.copytree(tiny_pixart_pipeline, tmp_path / "old")
+    for name, change in (("model_index", {"transformer": ["diffusers", "Transformer2DModel"]}),
+                         ("transformer/config", {"_class_name": "Transformer2DModel", "num_vector_embeds": None})):  # fmt: skip
+        file = old / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    model, today = (load(ModelConfig(str(folder))) for folder in (old, tiny_pixart_pipeline))
+    condition = today.encoder.encode_prompts(PROMPTS)
+    assert torch.equal(model.policy(latents(), TIMES, condition), today.policy(latents(), TIMES, condition))
+    model.save_pipeline(tmp_path / "new")
+    for name, kind in (("model_index", "transformer"), ("transformer/config", "_class_name")):
+        assert "PixArtTransformer2DModel" in str(json.loads((tmp_path / "new" / f"{name}.json").read_text())[kind])
 
 
 def test_saved_pipeline_loads_without_us(model: Model, tmp_path: Path) -> None:

@@ -137,6 +137,10 @@ def test_settings_of_another_family_or_prediction_are_named(
     marked = write_single_file(tiny_sdxl_pipeline, tmp_path / "v.safetensors", v_pred=torch.zeros(0))
     with pytest.raises(InputError, match="marked as a v-prediction model"):
         load(ModelConfig(str(marked), config=str(tiny_sdxl_pipeline)))
+    for mark, words in (("ztsnr", "does not say rescale_betas_zero_snr=true"), ("edm_vpred.sigma_max", "a model of EDM's kind")):
+        marked = write_single_file(tiny_sdxl_pipeline, tmp_path / "mark.safetensors", **{mark: torch.zeros(0)})
+        with pytest.raises(InputError, match=words):
+            load(ModelConfig(str(marked), config=str(tiny_sdxl_pipeline)))
     assert not list(cache.glob("*"))
 
 

@@ -66,6 +66,9 @@ def test_policy_and_reference_agree_exactly_at_step_0(tiny_pipeline: Path, dtype
     assert with_gradient.requires_grad
     assert (with_gradient - of_reference).abs().max() == 0
     assert (without_gradient - of_reference).abs().max() == 0
+    # The reference's matrices are kept in what it computes in.
+    assert reference.unet.conv_in.weight.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    assert reference.unet.conv_norm_out.weight.dtype == model.policy.unet.conv_in.weight.dtype == torch.float32
 
 
 def test_bf16_rounds_inside_the_network_alone(tiny_pipeline: Path, model: Model) -> None:

@@ -182,6 +182,7 @@ def test_sizes_are_counted_without_weights(tmp_path: Path) -> None:
     sizes, model = model_sizes(examine(ModelConfig(str(folder)))), load(ModelConfig(str(folder)))
     assert sizes.network == sum(p.numel() for p in model.policy.parameters())
     assert sizes.frozen == sum(p.numel() for module in model.encoder.modules for p in module.parameters())
+    assert sizes.t5 == 0
 
 
 @pytest.mark.parametrize("without", [(), ("text_encoder_3",)])
