@@ -200,7 +200,7 @@ def test_a_files_neighbour_is_not_its_card(run: Run, tiny_pipeline: Path, tmp_pa
     assert "from_single_file" in (tmp_path / "mine.md").read_text()
 
 
-@pytest.mark.parametrize("where", ["inpo.models.loading.load", "inpo.models.parts.examine"])
+@pytest.mark.parametrize("where", ["inpo.models.loading.load_network", "inpo.models.parts.examine"])
 def test_what_cannot_be_read_is_not_said_of_what_is_written(
     where: str, run: Run, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
