@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import huggingface_hub
 import pytest
 
 from inpo.card import CARD, published
-from inpo.evaluation.summary import MethodSummary
+from inpo.evaluation.summary import MethodSummary, write_summary
 from inpo.results import Judgement
 from tests.end_to_end.conftest import Run, small
 
@@ -112,8 +113,9 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(run: Run, adapters: Path, tiny_pipeline: Path, pairs_file: Path) -> Path:
-    """A run of adapters, trained once."""
+def trained(run: Run, adapters: Path, tiny_pipeline: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of adapters, trained once, with a token in the environment that the run could have kept."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     if not adapters.exists():
         settings = small(tiny_pipeline, pairs_file, "sft", "lora.rank=2", "output.format=lora", "train.steps=1")
         assert run("train", "sd15-sft", *settings, "--out", adapters).code == 0
@@ -169,6 +171,20 @@ def test_an_export_is_pushed(trained: Path, hub: Hub, run: Run, tmp_path: Path) 
     assert done.code == 0, done.err
     assert {"README.md", "model_index.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"} <= set(hub.files)
     assert "left out: .env, notes.docx" in done.out
+
+
+def test_what_was_measured_is_in_the_card(trained: Path, hub: Hub, run: Run, tmp_path: Path) -> None:
+    """Of an evaluation that lies in the run's folder: in the card of an export, and in the one that is pushed of the run itself."""
+    judged, row = tmp_path / "mine", "| `candidate` against `baseline` | `world:oracle` | 0.750 | 0.500 – 1.000 | 8 |"
+    shutil.copytree(trained, judged)
+    entry = MethodSummary(scorer="world:oracle", win_rate=0.75, low=0.5, high=1.0, n=8)
+    write_summary(judged / "judged" / "summary.json", kind="evaluate", baseline="baseline", methods={"candidate": entry})
+    for source, there in ((trained, False), (judged, True)):
+        exported = tmp_path / f"{there}"
+        assert run("export", source, "--format", "lora", "--out", exported).code == 0
+        assert (row in (exported / CARD).read_text(encoding="utf-8")) is there
+        assert run("push", source, "--to", "owner/mine").code == 0
+        assert (row in hub.files[CARD].decode()) is there
 
 
 def test_a_dry_run_needs_no_hub(trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import yaml
 
 from inpo.config import Experiment, load_experiment, read_tree, recipe_names, recipe_text
 from inpo.errors import InputError
+from inpo.methods import METHODS
 from inpo.noising import Forward, Inversion
 from inpo.objectives import Dpo, Safeguard
+from inpo.training.snapshot import flat
 
 BASE = {"model": {"path": "m"}, "data": {"path": "d.parquet"}, "method": {"name": "inpo"}}
 
@@ -58,6 +60,44 @@ def test_the_published_numbers_of_diffusion_dpo_on_sd15() -> None:
     assert e.method.objective == Dpo(beta=5000.0)
     assert e.method.noising == Forward(shared_noise=True)
     assert (e.optimizer.lr, e.optimizer.warmup_steps, e.train.pairs_per_step, e.train.steps) == (2.048e-5, 500, 2048, 2000)
+
+
+PUBLISHED = {
+    "sd15-kto": ("diffusion-kto", 1000.0, 1e-7, 8, 20000, 200),
+    "sdxl-mapo": ("mapo", 0.1, 1e-5, 128, 2000, 0),
+    "sd15-smpo": ("smpo", 2000.0, 1.024e-5, 1024, 200, 100),
+    "sdxl-smpo": ("smpo", 5000.0, 1.024e-5, 1024, 200, 100),
+    "sd15-dspo": ("dspo", 0.001, 2.048e-5, 2048, 1000, 500),
+    "sd15-dmpo": ("dmpo", 2000.0, 2.048e-5, 2048, 2000, 500),
+    "sdxl-dmpo": ("dmpo", 6000.0, 2.048e-6, 2048, 2000, 500),
+    "sd15-sdpo": ("diffusion-sdpo", 5000.0, 2.048e-5, 2048, 2000, 500),
+    "sdxl-sdpo": ("diffusion-sdpo", 5000.0, 2.048e-6, 2048, 2000, 500),
+    "sdxl-inversion-dpo": ("inversion-dpo", 2000.0, 2.048e-5, 2048, 2000, 1000),
+}
+"""Method, β, effective learning rate, pairs (or pictures) a step, steps and warm-up steps, as papers and launchers have them; but for the
+rate and the pairs of Inversion-DPO, which are Diffusion-DPO's."""
+OWN_NUMBERS = {
+    "sd15-kto": {"data.positive_ratio": 0.8},
+    "sdxl-mapo": {"method.objective.snr": 0.5},
+    "sd15-smpo": {"method.objective.gamma": 10.0, "method.noising.inversion_steps": 5},
+    "sdxl-smpo": {"method.objective.gamma": 10.0, "method.noising.inversion_steps": 10},
+    "sd15-dspo": {},
+    "sd15-dmpo": {"method.objective.alpha": 0.01},
+    "sdxl-dmpo": {"method.objective.alpha": 0.01},
+    "sd15-sdpo": {"method.safeguard.mu": 0.9},
+    "sdxl-sdpo": {"method.safeguard.mu": 0.6},
+    "sdxl-inversion-dpo": {"method.noising.inversion_steps": 80},
+}
+"""What each has besides."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_numbers_of_the_other_methods(name: str) -> None:
+    found = flat(load_experiment(name, ["data.path=pairs.parquet"]).to_tree())
+    keys = ("method.name", "method.objective.beta", "optimizer.lr", "train.pairs_per_step", "train.steps", "optimizer.warmup_steps")
+    assert tuple(found[key] for key in keys) == PUBLISHED[name]
+    assert {key: found[key] for key in OWN_NUMBERS[name]} == OWN_NUMBERS[name]
+    assert ("method.safeguard.mu" in found) is name.endswith("-sdpo")
 
 
 def test_overrides_reach_every_section_and_keep_the_rest() -> None:
@@ -165,9 +205,20 @@ def test_a_safeguard_without_losers_is_refused() -> None:
         load_experiment("world-sft", ["method.safeguard.mu=0.5"])
 
 
-def test_ties_as_halves_need_a_pairwise_loss() -> None:
-    with pytest.raises(InputError, match=r"data\.ties='half'"):
-        load_experiment("sd15-sft", ["data.path=p.parquet", "data.ties=half"])
+READ_TIES = {"inpo", "diffusion-dpo", "diffusion-ipo", "diffusion-cdpo", "diffusion-sdpo", "inpo-sdpo", "inversion-dpo"}
+"""The others know no pair without a winner, or get how sure it is from scores."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ties_as_halves_need_a_loss_that_reads_the_label(name: str) -> None:
+    settings = ["data.path=p.parquet", "data.ties=half", f"method.name={name}"]
+    if name == "smpo":
+        settings.append("data.score_columns=[a, b]")
+    if name in READ_TIES:
+        assert load_experiment("sd15-sft", settings).data.ties == "half"
+    else:
+        with pytest.raises(InputError, match=rf"data\.ties='half' means nothing to method\.name='{name}'"):
+            load_experiment("sd15-sft", settings)
 
 
 def test_files_are_read_strictly(tmp_path: Path) -> None:

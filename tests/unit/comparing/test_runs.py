@@ -105,7 +105,7 @@ def test_runs_of_equal_seeds_are_paired() -> None:
 
 
 def test_a_mean_that_few_prompts_carry() -> None:
-    """Forty prompts: on two of them far ahead, on the rest a hair behind or ahead in turn. The mean is ahead, the median is 0."""
+    """Forty prompts: on two of them far ahead, on the rest a hair behind or ahead in turn. The mean is ahead, the median a hair."""
     base = dataclasses.replace(BASE, prompts=["p"] * 40, points=[point(0, [0.5] * 40)])
     scores = [0.9, 0.9, *([0.5 + 0.001, 0.5 - 0.001] * 19)]
     ours = tuple(cell(point(4, scores, forwards=8), seed=seed) for seed in range(3))
@@ -115,7 +115,7 @@ def test_a_mean_that_few_prompts_carry() -> None:
     assert found.difference.value == pytest.approx(0.02)
     assert found.win_rate is not None
     assert found.win_rate.value == pytest.approx(21 / 40)
-    assert found.median == pytest.approx(0.001, abs=0.0011)
+    assert found.median == pytest.approx(0.001, abs=1e-9)
     wide = Estimate(0.02, 0.001, 0.04)
     assert dataclasses.replace(found, difference=wide).carried
     assert not dataclasses.replace(found, difference=wide, win_rate=Estimate(0.7, 0.6, 0.8)).carried
@@ -129,6 +129,33 @@ def test_equal_forwards_need_measured_points_on_both_sides() -> None:
         dear = runs(cell(point(1, [0.6] * 4, forwards=first), point(4, [0.9] * 4, forwards=200)))
         assert [each.at for each in duels([cheap, dear], ()) if each.kind == "forwards"] == [(64, 64)] * there
     assert sum(each.kind == "forwards" for each in duels([cheap, cheap], {"a"})) == 0
+
+
+def test_the_lead_at_equal_forwards_by_hand() -> None:
+    """Ours is 0.7 after 100 forwards and 0.9 after 300, 0.8 half-way; theirs has ended at 200 with 0.5: ahead by 0.3, whoever is first."""
+    ours = runs(cell(point(2, [0.7] * 4, forwards=100), point(6, [0.9] * 4, forwards=300)))
+    theirs = runs(cell(point(1, [0.4] * 4, forwards=50), point(4, [0.5] * 4, forwards=200)))
+    found, turned = duel("forwards", ours, theirs), duel("forwards", theirs, ours)
+    assert (found.at, turned.at) == ((200, 200), (200, 200))
+    assert found.difference.value == pytest.approx(0.3)
+    assert turned.difference.value == pytest.approx(-0.3)
+    # Of other seeds, and so not paired: means of 0.8 and 1.0 less means of 0.5 and 0.3.
+    ours = runs(*ours.cells, cell(point(2, [0.9] * 4, forwards=100), point(6, [1.1] * 4, forwards=300), seed=1))
+    theirs = runs(*(cell(point(1, [0.4] * 4, forwards=50), point(4, [end] * 4, forwards=200), seed=s) for s, end in ((7, 0.5), (8, 0.3))))
+    assert duel("forwards", ours, theirs).difference.value == pytest.approx(0.5)
+
+
+def test_the_lead_at_equal_steps_by_hand() -> None:
+    """Steps 2 and 4 both were judged at: 0.6 − 0.5 and 0.9 − 0.3; at the ends, 4 and 6, it is 0.9 − 0.8."""
+    ours = runs(cell(point(1, [0.0] * 4), point(2, [0.6] * 4), point(4, [0.9] * 4)))
+    theirs = runs(cell(point(2, [0.5] * 4), point(4, [0.3] * 4), point(6, [0.8] * 4)))
+    found = [(each.at, each.difference.value, each.median) for each in duels([ours, theirs], ()) if each.kind == "steps"]
+    assert [at for at, *_ in found] == [(2, 2), (4, 4)]
+    assert [value for _, value, _ in found] == pytest.approx([0.1, 0.6])
+    assert [median for *_, median in found] == pytest.approx([0.1, 0.6])
+    last = duel("last", ours, theirs)
+    assert last.at == (4, 6)
+    assert last.difference.value == pytest.approx(0.1)
 
 
 def test_ways_of_sampling_that_both_have_are_compared() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from inpo import world
 from inpo.comparing import Choice, compare
-from inpo.comparing.job import look_up
+from inpo.comparing.job import listing, look_up
 from inpo.comparing.plan import Plan, moving
 from inpo.comparing.spec import PACKAGED, Judging, load_comparison
 from inpo.errors import InputError
@@ -39,6 +39,20 @@ def test_factors_and_choices(tmp_path: Path) -> None:
     assert plan.trials("shuffled") == []
     assert {trial.seed for trial in plan.trials("inpo")}.isdisjoint({cell.seed for cell in plan.table("inpo", {})})
     assert plan.trials("inpo")[0].judge.prompts != plan.judge.prompts[:3]
+
+
+def test_what_a_cell_costs_by_hand(tmp_path: Path) -> None:
+    """As --list says it. Diffusion-DPO: 4 steps of 4 pairs, 2 trained and 2 reference forwards each, are 64; pictures of 4 prompts at
+    2 + 2 + 1 sampler steps, each asked twice under guidance, 40. InPO asks 11 more times a pair. A trial has one point and 3 prompts."""
+    file = write(tmp_path / "a.yaml")
+    plan = Plan(load_comparison(file))
+    assert [plan.table(arm, {})[0].forwards for arm in ("dpo", "inpo")] == [64 + 40, 16 * 15 + 40]
+    assert [cell.forwards for cell in (*plan.base(), plan.trials("dpo")[0])] == [4 * (2 + 1) * 2, 4 * 2 * 2, 64 + 3 * 2 * 2]
+    alone = {"evaluation": {**cast("dict[str, object]", TREE["evaluation"]), "guidance": 1.0, "samples": 3}, "knobs": None}
+    bare = Plan(load_comparison(write(tmp_path / "b.yaml", **alone, arms={"dpo": {"method": "diffusion-dpo"}})))
+    assert bare.table("dpo", {})[0].forwards == 64 + 3 * 4 * (2 + 2 + 1)
+    listed = next(line for line in listing(look_up(file, tmp_path / "out")) if "dpo.knobs-0" in line)
+    assert listed.split()[:2] == ["missing", "76"]
 
 
 def test_every_setting_that_moves_a_number_moves_the_digest(tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def test_smoothed_labels_by_hand() -> None:
     assert_close(Dpo(beta=100, label_smoothing=0.1)(WIN, LOSE, ONE), one(0.35141327798275246))
 
 
+@pytest.mark.parametrize(("q", "smoothed", "loss"), [(0.5, 0.5, 0.9514132779827524), (0.8, 0.74, 0.5914132779827524)])
+def test_smoothed_labels_of_doubtful_pairs_by_hand(q: float, smoothed: float, loss: float) -> None:
+    """p = 0.1 at u = 1.5: q becomes 0.9 q + 0.1 (1 − q). Half a preference stays ½: (0.2014132780 + 1.7014132780)/2; 0.8 becomes
+    0.72 + 0.02 = 0.74: 0.74 · 0.2014132780 + 0.26 · 1.7014132780 = 0.5914132780."""
+    assert_close(Dpo(beta=100, label_smoothing=0.1)(WIN, LOSE, q * ONE), one(loss))
+    assert_close(Dpo(beta=100)(WIN, LOSE, smoothed * ONE), one(loss))
+
+
 def test_smoothing_has_a_finite_best_margin() -> None:
     """The loss is least at σ(u) = 1 − p, u = log 9 for p = 0.1: it rises on both sides of it."""
     loss = Dpo(beta=2.0, label_smoothing=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_ways_of_sampling_are_set_against_one_another(tmp_path: Path) -> None:
     found = write_comparison(tmp_path / "a", gap=0.002)
     caption = "InPO less each other method, sampled in the same way"
     body = page(tmp_path / "a").split(caption)[1].split("</table>")[0]
-    assert (body.count("<th scope=\"col\">"), body.count('class="ahead"')) == (3, 2 * 3)
+    assert (body.count('<th scope="col">'), body.count('class="ahead"')) == (3, 2 * 3)
     lines = "\n".join(table(found)).split("at the ends, sampled otherwise")[1].split("##")[0].strip().splitlines()
     assert lines[0] == "| against | 20 steps, guidance 1 | 1 steps, guidance 3 | 5 steps, guidance 3 |"
     assert [line.count("**+0.0020 [+0.0010, +0.0030]**") for line in lines[2:]] == [3, 3]
@@ -89,13 +90,55 @@ def test_every_arm_is_there_with_its_numbers(tmp_path: Path) -> None:
 
 
 def test_both_triangles_of_the_matrix_mirror_one_another(tmp_path: Path) -> None:
-    """Three arms, of which each earlier leads each later by 2 thousandths: three cells ahead and three behind, in both matrices."""
-    write_comparison(tmp_path / "a", gap=0.002)
-    text = page(tmp_path / "a")
-    for matrix in text.split('<table class="matrix square">')[1:]:
+    """Three arms, of which each earlier leads each later by 2 thousandths where their runs end, and by 4 after equally many forwards:
+    three cells ahead and three behind, in both matrices."""
+    found = write_comparison(tmp_path / "a", gap=0.002)
+    equal = Estimate(0.004, 0.003, 0.005)
+    duels = [dataclasses.replace(duel, difference=equal) if duel.kind == "forwards" else duel for duel in found.duels]
+    write_compared(tmp_path / "a", dataclasses.replace(found, duels=duels))
+    ends, forwards = page(tmp_path / "a").split('<table class="matrix square">')[1:]
+    for matrix, caption, lead in ((ends, "Where their runs end", 2), (forwards, "After equally many network image-forwards", 4)):
         body = matrix.split("</table>")[0]
+        assert f"<caption>{caption}</caption>" in body
         assert (body.count('class="ahead"'), body.count('class="behind"')) == (3, 3)
-        assert (body.count("+2.0"), body.count("−2.0")) == (3, 3)
+        assert (body.count(f"+{lead}.0"), body.count(f"−{lead}.0")) == (3, 3)
+
+
+CHARTS = ["Gain by training step", "Gain by network image-forwards", "Win rate by training step", "Second scorer by training step"]
+
+
+def charts(folder: Path) -> list[tuple[str, str]]:
+    """Title and drawing of each, in the page's order."""
+    figures = [figure.split("</figure>")[0] for figure in page(folder).split('<figure class="chart">')[1:]]
+    return [(figure.split("<figcaption><b>")[1].split("</b>")[0], figure) for figure in figures]
+
+
+@pytest.mark.parametrize(("others", "curves"), [(2, [3]), (3, [4]), (5, [4, 3])])
+def test_curves_are_drawn_of_every_arm(tmp_path: Path, others: int, curves: list[int]) -> None:
+    """Four charts of the first arm beside three others at most, then four of it beside the rest."""
+    write_comparison(tmp_path / "a", list(METHODS)[: 1 + others])
+    drawn = charts(tmp_path / "a")
+    assert [title for title, _ in drawn] == CHARTS * len(curves)
+    assert [figure.count('<path class="curve ') for _, figure in drawn] == [count for count in curves for _ in CHARTS]
+    assert all('<path class="curve c0"' in figure for _, figure in drawn)
+
+
+def test_a_curve_is_its_arms_numbers(tmp_path: Path) -> None:
+    """From the base to 50, 100, 200 and 400 steps. A step of the second arm costs half: its 48,000 forwards end where the first is half."""
+    found = write_comparison(tmp_path / "a")
+    cheap = [dataclasses.replace(moment, forwards=120.0 * moment.step) for moment in found.arms[1].moments]
+    arms = [found.arms[0], dataclasses.replace(found.arms[1], moments=cheap), *found.arms[2:]]
+    write_compared(tmp_path / "a", dataclasses.replace(found, arms=arms))
+    drawn = dict(charts(tmp_path / "a"))
+    for title, figure in drawn.items():
+        ours, theirs = (list(map(float, re.findall(rf'<circle class="{colour}" cx="([0-9.]+)"', figure))) for colour in ("c0", "c1"))
+        assert ours == [50, 87.5, 125, 200, 350]
+        assert theirs == (pytest.approx([50, 68.75, 87.5, 125, 200], abs=0.06) if "image-forwards" in title else ours)
+    last = found.arms[0].moments[-1]
+    assert last.second_gain is not None
+    ends = (f"0 to {last.gain.value:.3g}", f"0 to {last.gain.value:.3g}", "0.5 to 0.8", f"0 to {last.second_gain.value:.3g}")
+    for title, end in zip(CHARTS, ends, strict=True):
+        assert f"InPO: from {end};" in drawn[title]
 
 
 def test_what_it_is_not_is_said(tmp_path: Path) -> None:
