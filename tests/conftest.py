@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny_models import tiny_pixart, tiny_sd, tiny_sd3, tiny_sdxl
+
+# An example that takes its time on a busy machine is no wrong one.
+settings.register_profile("inpo", deadline=None)
+settings.load_profile("inpo")
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_damage_inside_is_found_by_decoding_only() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(kind=st.sampled_from(sorted(PICTURES)), seed=st.integers(0, 2**32))
 def test_flipped_bytes_are_read_or_refused(kind: str, seed: int) -> None:
     """Random damage: a picture or a `BrokenImage`, never another exception."""
@@ -118,7 +118,7 @@ def test_flipped_bytes_are_read_or_refused(kind: str, seed: int) -> None:
     assert np.asarray(image).shape[2] == 3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.one_of(st.binary(max_size=200), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP"]).flatmap(
     lambda head: st.binary(max_size=200).map(lambda rest: head + rest))))  # fmt: skip
 def test_arbitrary_bytes_are_refused(data: bytes) -> None:

@@ -55,7 +55,7 @@ def test_limits_hold_without_pillow() -> None:
             verify_header(data)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     name=st.sampled_from(sorted(KNOWN)),
     changes=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=4),

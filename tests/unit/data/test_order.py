@@ -11,7 +11,7 @@ from inpo.data.order import BlockShuffle, endless_pair, first_held_out, held_out
 from tests.unit.data.making import MadePairs, pair_record
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sets(st.integers(0, 400), min_size=1), st.integers(1, 50), st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_is_a_permutation(rows: set[int], block: int, seed: int, epoch: int) -> None:
     """Whatever rows are missing and whatever the block: each row once, and the epoch's number is told."""

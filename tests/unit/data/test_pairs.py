@@ -21,7 +21,6 @@ def test_the_id_is_the_documented_bytes() -> None:
     assert pair_id(b"\3", b"\1\2", "Ωmega") == hashlib.sha256(parts).digest()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=6), st.binary(max_size=6), st.text(max_size=6), st.binary(max_size=6), st.binary(max_size=6), st.text(max_size=6))
 def test_ids_are_equal_only_for_equal_pairs(a: bytes, b: bytes, c: str, d: bytes, e: bytes, f: str) -> None:
     """The order of the two images is no part of the pair; everything else is, and bytes cannot move from part to part."""
@@ -108,7 +107,7 @@ SCALARS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.fixed_dictionaries(dict.fromkeys(("jpg_0", "jpg_1", "label_0", "label_1", "caption", "has_label"), SCALARS)))
 def test_any_row_is_a_verdict_and_never_a_crash(wild: dict[str, object]) -> None:
     examined = examine(wild, verify="full")

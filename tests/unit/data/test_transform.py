@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -83,7 +83,6 @@ def test_an_extreme_aspect_costs_no_more_than_its_square() -> None:
     assert show(columns(128, 8), View(x=1.0), 512).shape == (3, 512, 512)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=8), st.integers(0, 9), st.integers(0, 9))
 def test_views_are_pure_and_in_range(pair_id: str, seed: int, epoch: int) -> None:
     view = view_of(pair_id, seed=seed, epoch=epoch, crop="random", flip=True)
@@ -124,7 +123,6 @@ def test_sizes_by_hand(size: tuple[int, int], view: View, sizes: Sizes) -> None:
     assert sizes_of(size, view, 512) == sizes
 
 
-@settings(deadline=None)
 @given(st.integers(8, 64), st.integers(8, 64), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_sizes_say_where_the_pixels_come_from(width: int, height: int, x: float, y: float, flip: bool) -> None:
     """At the shorter side as resolution nothing is resampled: the crop's corner is the first pixel's place in the (mirrored) picture."""
