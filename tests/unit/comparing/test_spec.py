@@ -10,7 +10,7 @@ import pytest
 
 from inpo import world
 from inpo.comparing import Choice, compare
-from inpo.comparing.job import listing, look_up
+from inpo.comparing.job import Choice, listing, look_up
 from inpo.comparing.plan import Plan, moving
 from inpo.comparing.spec import PACKAGED, Judging, load_comparison
 from inpo.errors import InputError
@@ -51,7 +51,7 @@ def test_what_a_cell_costs_by_hand(tmp_path: Path) -> None:
     alone = {"evaluation": {**cast("dict[str, object]", TREE["evaluation"]), "guidance": 1.0, "samples": 3}, "knobs": None}
     bare = Plan(load_comparison(write(tmp_path / "b.yaml", **alone, arms={"dpo": {"method": "diffusion-dpo"}})))
     assert bare.table("dpo", {})[0].forwards == 64 + 3 * 4 * (2 + 2 + 1)
-    listed = next(line for line in listing(look_up(file, tmp_path / "out")) if "dpo.knobs-0" in line)
+    listed = next(line for line in listing(look_up(file, tmp_path / "out"), Choice()) if "dpo.knobs-0" in line)
     assert listed.split()[:2] == ["missing", "76"]
 
 
