@@ -10,7 +10,7 @@ import pytest
 
 from inpo import world
 from inpo.comparing import Choice, compare
-from inpo.comparing.job import Choice, listing, look_up
+from inpo.comparing.job import listing, look_up
 from inpo.comparing.plan import Plan, moving
 from inpo.comparing.spec import PACKAGED, Judging, load_comparison
 from inpo.errors import InputError
