@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LINKED = ("inpo/world/assets", "docs")
+"""Read by tests, and not copied: without them some would be red whatever is planted."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Bug:
 
 
 NOISING, OBJECTIVES, DDIM = "tests/unit/test_noising.py", "tests/unit/objectives", "tests/unit/test_ddim.py"
+CHOOSING, DUELS, ROWS = "tests/unit/comparing/test_choosing.py", "tests/unit/comparing/test_runs.py", "tests/unit/test_methods.py"
 BUGS = (
     Bug("the first example's t for the whole batch", "inpo/schedule.py",
         "self.at(t[:count] - back[k[:count] - j])", "self.at(t[:1].expand(count) - back[k[:count] - j])", (NOISING,)),
@@ -88,6 +91,44 @@ BUGS = (
         "gradient.copy_(total.view_as(gradient))", "total.view_as(gradient)", ("tests/invariants/test_gradient.py",)),
     Bug("the best step by the wrong direction", "inpo/training/watch.py",
         'sign = 1 if METRICS[self.metric] == "higher" else -1', "sign = 1", ("tests/unit/training/test_watch.py",)),
+    Bug("a comparison's pictures from noise of their own", "inpo/comparing/make.py",
+        "self.planned.seed if self.planned.experiment is None else 0", "0 if self.planned.experiment is None else self.planned.seed",
+        (CHOOSING,)),
+    Bug("the worst trial is chosen", "inpo/comparing/state.py",
+        "return float(found.mean()) if", "return -float(found.mean()) if", (CHOOSING,)),
+    Bug("the lead at equal forwards is the other one's", "inpo/comparing/duels.py",
+        "a.at_forwards(spent), b.at_forwards(spent)", "b.at_forwards(spent), a.at_forwards(spent)", (DUELS,)),
+    Bug("a step against the other one's end", "inpo/comparing/duels.py",
+        '"steps", a, b, (step, *a.main), (step, *b.main)', '"steps", a, b, (step, *a.main), (b.steps[-1], *b.main)', (DUELS,)),
+    Bug("InPO with the safeguard has none", "inpo/methods.py",
+        "INPO.noising, INPO.objective, Safeguard()", "INPO.noising, INPO.objective", (ROWS,)),
+    Bug("smoothed labels are not smoothed", "inpo/methods.py", "Dpo(beta=5000.0, label_smoothing=0.1)", "Dpo(beta=5000.0)", (ROWS,)),
+    Bug("Inversion-DPO is InPO", "inpo/methods.py",
+        "InversionStep(inversion_steps=80)", "Inversion(inversion_steps=80)", (ROWS,)),
+    Bug("a card says nothing of what was measured", "inpo/results.py",
+        '(self.path / SUMMARY, *sorted(self.path.glob(f"*/{SUMMARY}"))) if self.experiment else ()', "()",
+        ("tests/end_to_end/test_push.py::test_what_was_measured_is_in_the_card",)),
+    Bug("ties as halves for a loss that reads no label", "inpo/objectives/reference_free.py",
+        "Needs(reference=False, ties=False)", "Needs(reference=False)", ("tests/unit/test_config.py",)),
+    Bug("KTO's baseline below 0", "inpo/objectives/unpaired.py",
+        "max(0.0, sum(gains) / len(gains))", "sum(gains) / len(gains)", (OBJECTIVES,)),
+    Bug("DMPO's divergence the other way round", "inpo/objectives/pairwise.py",
+        "to_q = log_p.exp() * (log_p - math.log1p(-self.alpha))\n"
+        "        return to_q + log_other.exp() * (log_other - math.log(self.alpha))",
+        "to_q = (1 - self.alpha) * (math.log1p(-self.alpha) - log_p)\n"
+        "        return to_q + self.alpha * (math.log(self.alpha) - log_other)",
+        (OBJECTIVES,)),
+    Bug("SmPO's p for 2p - 1", "inpo/objectives/pairwise.py",
+        "(2 * like_margin(preference, u) - 1) * u", "like_margin(preference, u) * u", (OBJECTIVES,)),
+    Bug("the safeguard enlarges the loser's gradient", "inpo/objectives/safeguard.py", ".clamp(0, 1).where(", ".where(", (OBJECTIVES,)),
+    Bug("a reward for growing worse", "inpo/types.py",
+        "return self.ref_error - self.error", "return self.error - self.ref_error", ("tests/unit/test_implicit.py",)),
+    Bug("the smallest singular vectors", "inpo/models/export/extract.py",
+        "vectors[:, -rank:].flip(1)", "vectors[:, :rank].flip(1)", ("tests/unit/models/test_export.py",)),
+    Bug("the target of v with the other sign", "inpo/ddim.py", "alpha * tau - sigma * x_0", "sigma * x_0 - alpha * tau", (DDIM,)),
+    Bug("a reference for MaPO", "inpo/alignment.py",
+        'model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None', "model.reference()",
+        ("tests/end_to_end/test_methods.py::test_how_many_networks_a_run_holds",)),
 )  # fmt: skip
 
 
@@ -110,6 +151,8 @@ def is_caught(bug: Bug) -> bool:
                 shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
             else:
                 shutil.copy(source, root / name)
+        for name in LINKED:
+            (root / name).symlink_to(ROOT / name)
         plant(bug, root)
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *bug.tests]
         return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 1
