@@ -47,7 +47,7 @@ BUGS = (
         "self._nodes(denoiser.schedule, t[rows], wanted[:, -1])",
         "self._nodes(denoiser.schedule, (t[rows] - torch.arange(len(rows)) % 2).clamp(min=0), wanted[:, -1])", (NOISING,)),
     Bug("the reference in another dtype", "inpo/models/denoiser.py",
-        "copy.deepcopy(self).eval().requires_grad_(False)", "copy.deepcopy(self).eval().requires_grad_(False).to(torch.bfloat16)",
+        "copy.deepcopy(self).eval()", "copy.deepcopy(self).eval().to(torch.bfloat16)",
         ("tests/unit/models/test_stable_diffusion.py",)),
     Bug("Diffusion-DPO without its shared noise", "inpo/noising.py",
         '"forward/win" if self.shared_noise else "forward/lose"', '"forward/lose"', (NOISING,)),
