@@ -40,7 +40,7 @@ def load(
     if lora:
         attach(network, lora, seed=seed, attention=parts.family.lora_targets, stored=stored)
     elif frozen:
-        freeze(network, HALF.get(config.dtype))
+        freeze(network, stored)
     if config.gradient_checkpointing:
         cast(Any, network).enable_gradient_checkpointing()
     vae = cast("AutoencoderKL", load_module(VAE, parts.vae).to(device))
