@@ -2,6 +2,8 @@
 
 `import inpo` costs next to nothing: everything below, torch too, is imported when it is first used.
 
+    from pathlib import Path
+
     import inpo
 
     experiment = inpo.recipe("sd15-inpo", ["data.path=pairs.parquet"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inpo.files import replacing
 from inpo.generation.folder import write_png
-from inpo.generation.sampling import GenerationConfig, GenerativeModel, generate_images
+from inpo.generation.sampling import GenerationConfig, GenerativeModel, generate_images, guidance_of
 
 PROMPTS = "prompts.json"
 
@@ -35,6 +35,7 @@ class SampleGrid:
 
     def _describe(self) -> None:
         asked = {name: getattr(self.config, name) for name in ("seed", "steps", "guidance", "scheduler")}
+        asked["guidance"] = guidance_of(self.model, self.config)
         with replacing(self.run / "samples" / PROMPTS) as partial:
             text = json.dumps({"schema": 1, **asked, "prompts": self.prompts}, indent=1, ensure_ascii=False)
             partial.write_text(text + "\n", encoding="utf-8")

@@ -166,9 +166,9 @@ def gather_lists(items: list[T]) -> list[T]:
 
 def device() -> torch.device:
     """Where this process computes."""
-    return cast(torch.device, PartialState(timeout=PATIENCE).device)
+    return cast(torch.device, processes().device)
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and speaks."""
-    return cast(bool, PartialState(timeout=PATIENCE).is_main_process)
+    return cast(bool, processes().is_main_process)

@@ -117,6 +117,10 @@ class _Loop:
     def settle(self, step: int) -> int:
         """Puts the result's weights into the policy, for good. Returns the step that they are of."""
         best = self.watch.best_step if self.config.result == "best" else None
+        if self.config.result == "best" and best is None and self.is_main:
+            warnings.warn(
+                f"train.result=best, but {self.config.keep_best} never was a number: the result is step {step}, the last", stacklevel=2
+            )
         if best is not None and best != step:
             folder = self.folder.checkpoints / checkpoint.folder_name(best)
             on_main(lambda: checkpoint.verify(folder))

@@ -13,6 +13,8 @@ from inpo.training.settings import METRICS, TrainConfig
 
 NEEDS_MARGIN = ("validation.implicit_accuracy", "validation.margin")
 NEEDS_REFERENCE = ("validation.win_drift",)
+NEEDS_WINNERS = ("validation.win_error", "validation.win_drift")
+"""Of single pictures the `win_*` numbers are over liked and disliked ones alike, so neither way is better."""
 
 
 def watched(config: TrainConfig) -> dict[str, str]:
@@ -24,7 +26,11 @@ def watched(config: TrainConfig) -> dict[str, str]:
 
 def check_watched(config: TrainConfig, objective: Objective, *, held_out: bool, singles: bool = False) -> None:
     """Raises `InputError` for a metric that this objective does not have, here of `singles`, or that no held-out pair can give."""
-    missing = (*(NEEDS_MARGIN if singles or not objective.needs.lose else ()), *(NEEDS_REFERENCE if not objective.needs.reference else ()))
+    missing = {
+        *(NEEDS_MARGIN if singles or not objective.needs.lose else ()),
+        *(NEEDS_REFERENCE if not objective.needs.reference else ()),
+        *(NEEDS_WINNERS if singles else ()),
+    }
     choices = ", ".join(metric for metric in METRICS if metric not in missing)
     for key, metric in watched(config).items():
         if metric in missing:

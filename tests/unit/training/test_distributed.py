@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.training import distributed
-from inpo.training.distributed import SHARDING, add_up_gradients, processes
+from inpo.training.distributed import SHARDING, add_up_gradients, device, is_main, processes
 
 
 @pytest.mark.parametrize(("variable", "name"), SHARDING.items())
@@ -28,12 +29,29 @@ def test_a_launcher_that_says_no_to_sharding_is_fine(monkeypatch: pytest.MonkeyP
     assert processes().num_processes == 1
 
 
-def test_processes_that_do_not_find_one_another_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ask", [processes, device, is_main])
+def test_processes_that_do_not_find_one_another_are_refused(ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes by the launcher's count, one by accelerate's: each would train alone and write into one folder."""
     processes()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="started 2 processes, but accelerate sees 1"):
-        processes()
+        ask()
+
+
+@pytest.mark.parametrize("ask", [processes, device, is_main])
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_whoever_asks_first_forms_the_group(ask: Callable[[], object], accelerator: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate's state is one per process and the first call decides it: without `cpu` a machine of CPUs alone would get no group."""
+    formed: list[dict[str, object]] = []
+
+    def form(**settings: object) -> SimpleNamespace:
+        formed.append(settings)
+        return SimpleNamespace(num_processes=1, device=torch.device("cpu"), is_main_process=True)
+
+    monkeypatch.setattr(distributed, "PartialState", form)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    ask()
+    assert formed == [{"cpu": not accelerator, "timeout": distributed.PATIENCE}]
 
 
 def test_gradients_are_added_up_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:

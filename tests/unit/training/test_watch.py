@@ -22,14 +22,14 @@ from tests.training_runs import final_bytes, metrics, settings, train
 
 LOSSES = (0.9, 0.7, 0.5, 0.6, 0.55, 0.8, 0.4, 0.3)
 """By step, from 0: the best of steps 1 to 5 is step 2."""
-Script = Callable[[Sequence[float]], None]
+Script = Callable[[Sequence[float | None]], None]
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Makes the held-out pairs say these losses, one a look, whatever the weights."""
 
-    def install(losses: Sequence[float]) -> None:
+    def install(losses: Sequence[float | None]) -> None:
         said = iter(losses)
 
         def look(self: Validation) -> dict[str, object]:
@@ -95,6 +95,14 @@ def test_the_result_may_be_the_best_step_or_its_average(tmp_path: Path, script: 
     saved = own if decay is None else load_file(folder / "optimizer.safetensors")["average/out.bias"]
     assert torch.equal(subject.policy.out.bias, saved)
     assert decay is None or not torch.equal(saved, own)
+
+
+def test_a_best_step_that_no_look_found_is_told(tmp_path: Path, script: Script) -> None:
+    """No look gives a number: the last step is the result, and not in silence."""
+    script([None] * 4)
+    use = settings(steps=3, validate_every_steps=1, keep_best="validation.loss", result="best")
+    with pytest.warns(UserWarning, match=r"train\.result=best, but validation\.loss never was a number: the result is step 3, the last"):
+        assert train(tmp_path, use).result_step == 3
 
 
 def test_a_run_stops_when_patience_ends_and_says_why(tmp_path: Path, script: Script) -> None:
@@ -205,3 +213,15 @@ def test_every_metric_is_measured_by_a_pairwise_method() -> None:
     """The choices that messages list are names of numbers that validation gives."""
     for metric in METRICS:
         check_watched(TrainConfig(keep_best=metric), method("inpo").objective, held_out=True)
+
+
+@pytest.mark.parametrize(("name", "known"), [("diffusion-kto", {"validation.loss"}), ("sft", {"validation.loss"})])
+def test_of_single_pictures_no_winners_number_is_watched(name: str, known: set[str]) -> None:
+    """Their errors are of liked and disliked pictures alike, and no margin is between two."""
+    for metric in METRICS:
+        use = TrainConfig(keep_best=metric)
+        if metric in known:
+            check_watched(use, method(name).objective, held_out=True, singles=True)
+        else:
+            with pytest.raises(InputError, match=r"is nothing that this method measures; it has validation\.loss$"):
+                check_watched(use, method(name).objective, held_out=True, singles=True)
