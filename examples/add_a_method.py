@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from inpo.methods import METHODS, Method, method
 from inpo.noising import Inversion
 from inpo.objectives import Needs, OnMargin
+from inpo.points import Denoising
 from inpo.randomness import PairNoise, stratified_uniform
 from inpo.schedule import Prediction, Schedule, vp_from_config
 from inpo.training.step import preference_step
-from inpo.types import Condition, Denoising, PairBatch
+from inpo.types import Condition, PairBatch
 
 
 @dataclass(frozen=True)

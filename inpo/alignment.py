@@ -82,14 +82,14 @@ def train(
 
 
 def check_folder(experiment: Experiment, out: Path, resume: Resume) -> None:
-    """Raises `InputError` where `train` would refuse this folder or checkpoint; writes nothing."""
+    """Raises `InputError` if `train` would refuse this folder or checkpoint; writes nothing."""
     from inpo.training.run import check_run
 
     check_run(out, experiment.to_tree(), resume=resume.checkpoint, force=resume.force, reread=_as_read_today)
 
 
 def _as_read_today(settings: Mapping[str, object]) -> Mapping[str, object]:
-    """An older version's settings with the defaults of those that it did not know; as they are where they cannot be read any more."""
+    """Settings of an older version, completed with today's defaults; unchanged if they can no longer be read."""
     try:
         return Experiment.from_tree(settings).to_tree()
     except InputError:

@@ -58,7 +58,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Align text-to-image diffusion models with human preferences: DDIM-InPO and the methods it was compared with."""
 
@@ -138,10 +138,10 @@ def generate(
     resolution: Resolution = None,
     batch: Batch = None,
     dtype: Precision = "fp32",
-    controlnet: Annotated[str | None, typer.Option(help="A ControlNet that the pictures follow too: a folder or a hub id.")] = None,
-    control_image: Annotated[Path | None, typer.Option(help="What it reads: a picture, or a folder with one for each prompt.")] = None,
-    control_scale: Annotated[float | None, typer.Option(help="How much it counts; 1 unless set.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make all pictures anew.")] = False,
+    controlnet: Annotated[str | None, typer.Option(help="A ControlNet for the images: a folder or a hub id.")] = None,
+    control_image: Annotated[Path | None, typer.Option(help="The ControlNet's input: an image, or a folder with one per prompt.")] = None,
+    control_scale: Annotated[float | None, typer.Option(help="Strength of the ControlNet. Default: 1.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make all images again.")] = False,
 ) -> None:
     """Make pictures from prompts."""
     with interruptible(lambda: pictures_kept(out)), as_typed(locals()):
@@ -160,8 +160,8 @@ def generate(
 
 @app.command()
 def evaluate(
-    candidate: Annotated[str, typer.Option("--candidate", help="The model in question.")],
-    baseline: Annotated[str, typer.Option("--baseline", help="What it is compared with.")],
+    candidate: Annotated[str, typer.Option("--candidate", help="The model to judge.")],
+    baseline: Annotated[str, typer.Option("--baseline", help="The model it is compared with.")],
     prompts: Prompts,
     scorers: Annotated[
         str, typer.Option("--scorers", help="Comma-separated: world:oracle, world:clip, pickscore:DIR, implicit:RUN. The first decides.")

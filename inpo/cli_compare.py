@@ -19,13 +19,13 @@ app = typer.Typer()
 def compare(
     source: Annotated[str, typer.Argument(help="A packaged comparison (world, world-ablations, world-hypotheses) or a .yaml file.")],
     out: Out,
-    only: Annotated[str | None, typer.Option(help="Make cells of these arms alone, comma-separated; 'base' is one.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Make the table's cells of these training seeds alone: 0-3 or 0,2,5.")] = None,
-    knobs: Annotated[bool, typer.Option("--knobs", help="Make the trials that choose settings alone.")] = False,
-    table: Annotated[bool, typer.Option("--table", help="Make no cell: table and page of what is there.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Say what of it is there, what is missing and its cost; make nothing.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes on this machine that share the work, each with its part of the cores or a GPU.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="The whole job at the small size that the file's section 'quick' gives.")] = False,
+    only: Annotated[str | None, typer.Option(help="Make cells of these arms only, comma-separated; 'base' is one.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Make the table's cells of these training seeds only: 0-3 or 0,2,5.")] = None,
+    knobs: Annotated[bool, typer.Option("--knobs", help="Make only the trials that choose settings.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Make no cell; write table and page from the finished ones.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List finished and missing cells, with their cost; make nothing.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes on this machine that share the work; each gets a share of the cores, or a GPU.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Everything at the small size of the file's section 'quick'.")] = False,
 ) -> None:
     """Compare methods side by side, from one base and on one budget. The same command goes on where it stopped, or helps another."""
     again = shlex.join(["inpo", *sys.argv[1:]])

@@ -20,8 +20,8 @@ def export(
     out: Annotated[Path, out_option("The folder to write, or for one file its name, ….safetensors.")],
     format: Annotated[str, typer.Option("--format", help="pipeline, unet (or transformer), lora, lora-kohya or single-file.")] = "pipeline",
     rank: Annotated[int | None, typer.Option(help="Extract a LoRA of this rank from a fully trained network, by SVD.")] = None,
-    base: Annotated[str | None, typer.Option(help="What the extracted LoRA is put on; else what the run started from.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of a LoRA or a single file: fp32, bf16 or fp16.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model that the extracted LoRA will be used on. Default: the run's.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Precision of a LoRA or a single file: fp32, bf16 or fp16.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write a result as other programs load it."""
@@ -38,7 +38,7 @@ def export(
 def push(
     run: Annotated[str, typer.Argument(help="A run folder, or what `inpo export` wrote.", metavar="RUN")],
     to: Annotated[str, typer.Option("--to", help="The repository on the Hugging Face hub, owner/name.")],
-    public: Annotated[bool, typer.Option("--public", help="For everyone to see; without it only you can.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public. Default: private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and their sizes; upload nothing.")] = False,
 ) -> None:
     """Upload a result with its card to the hub, privately."""

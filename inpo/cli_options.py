@@ -36,14 +36,14 @@ def out_option(help: str) -> Any:
 
 
 Out = Annotated[Path, out_option("The folder to write.")]
-Seed = Annotated[int, typer.Option(help="Seed of the first noise; picture (prompt, sample) has its own.")]
-Samples = Annotated[int, typer.Option(help="Pictures per prompt.")]
+Seed = Annotated[int, typer.Option(help="Seed of the initial noise; each (prompt, sample) draws its own from it.")]
+Samples = Annotated[int, typer.Option(help="Images per prompt.")]
 Steps = Annotated[int, typer.Option(help="Sampler steps.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance, 1 is none; unless set what suits the family, 7.5 of SD.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 turns it off. Default: the family's (7.5 for SD).")]
 Scheduler = Annotated[str, typer.Option(help="ddim, euler or dpmsolver++.")]
-Resolution = Annotated[int | None, typer.Option(help="Side of the pictures in pixels; the model's own unless set.")]
-Batch = Annotated[int | None, typer.Option(help="Pictures at once, unless set 16, of 1024² 4; no picture depends on it.")]
-Precision = Annotated[str, typer.Option("--dtype", help="What the network computes in: fp32, bf16 or fp16, of half the memory.")]
+Resolution = Annotated[int | None, typer.Option(help="Side of the images in pixels. Default: the model's.")]
+Batch = Annotated[int | None, typer.Option(help="Images per batch; does not change them. Default: 16, or 4 at 1024².")]
+Precision = Annotated[str, typer.Option("--dtype", help="Compute precision: fp32, bf16 or fp16; the last two take half the memory.")]
 Prompts = Annotated[str, typer.Option("--prompts", help="A file (.txt, .jsonl, .csv, .parquet) or a set: world:heldout.")]
 
 

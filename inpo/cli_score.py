@@ -18,15 +18,15 @@ app = typer.Typer()
 @app.command()
 def score(
     scorer: Annotated[
-        str, typer.Option("--scorer", help="One or more, with commas: world:oracle, world:clip, pickscore:DIR, implicit:RUN.")
+        str, typer.Option("--scorer", help="One or more, comma-separated: world:oracle, world:clip, pickscore:DIR, implicit:RUN.")
     ],
     out: Annotated[Path, out_option("The file to write: .parquet, .csv or .jsonl; with --pairs, .json.")],
-    images: Annotated[Path | None, typer.Option("--images", help="A folder of inpo generate, or any folder of pictures.")] = None,
-    prompts: Annotated[str | None, typer.Option("--prompts", help="Their prompts, a file or a set; not for generated ones.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt for all pictures.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="A folder that inpo generate wrote, or any folder of images.")] = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", help="The images' prompts, a file or a set; not for generated ones.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt for all images.")] = None,
     pairs: Annotated[str | None, typer.Option("--pairs", help="Instead of --images: what data.path may be, or held-out:RUN.")] = None,
-    limit: Annotated[int | None, typer.Option(help="With --pairs: the most that are looked at, the first; 512 unless set.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Score all anew, and replace that file.")] = False,
+    limit: Annotated[int | None, typer.Option(help="With --pairs: use only the first N pairs. Default: 512.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Score everything again and replace that file.")] = False,
 ) -> None:
     """Rank pictures of a prompt, or measure a scorer on pairs.
 

@@ -110,18 +110,15 @@ class Experiment:
         """Strictly from nested plain values. Raises `InputError` naming the key, the value, and the nearest known key."""
         sections = {name: _section(tree, name) for name in ("model", "data", "method", "lora", "optimizer", "train", "output")}
         _refuse_unknown(tree, [*sections, "report_to"], "")
-        return _construct(
-            cls,
-            {
-                "model": build(ModelConfig, sections["model"], "model"),
-                "data": build(DataConfig, sections["data"], "data"),
-                "method": _build_method(sections["method"]),
-                "lora": None if tree.get("lora") is None else build(Lora, sections["lora"], "lora"),
-                "optimizer": build(OptimizerConfig, sections["optimizer"], "optimizer"),
-                "train": build(TrainConfig, sections["train"], "train"),
-                "output": build(OutputConfig, sections["output"], "output"),
-                "report_to": _reporters(tree.get("report_to") or []),
-            },
+        return cls(
+            model=build(ModelConfig, sections["model"], "model"),
+            data=build(DataConfig, sections["data"], "data"),
+            method=_build_method(sections["method"]),
+            lora=None if tree.get("lora") is None else build(Lora, sections["lora"], "lora"),
+            optimizer=build(OptimizerConfig, sections["optimizer"], "optimizer"),
+            train=build(TrainConfig, sections["train"], "train"),
+            output=build(OutputConfig, sections["output"], "output"),
+            report_to=_reporters(tree.get("report_to") or []),
         )
 
 
@@ -268,10 +265,6 @@ def _reporters(value: object) -> tuple[Reporter, ...]:
     for name in names:
         one_of("report_to", name, REPORTERS)
     return tuple(name for name in REPORTERS if name in names)
-
-
-def _construct(cls: type[T], values: Mapping[str, object]) -> T:
-    return cls(**values)
 
 
 def _plain(value: object) -> object:

@@ -61,14 +61,14 @@ def implied_noise(x_0: Tensor, x_t: Tensor, level: Level) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Churn:
+class StochasticStep:
     """How a stochastic step departs from DDIM: x_s = α_s x̂_0 + `direction` ε̂ + `noise`; `[B,1,1,1]` and `[B,C,H,W]`."""
 
     direction: Tensor
     noise: Tensor
 
 
-ChurnRule = Callable[[int, Tensor, Level, Level], Churn | None]
+StochasticRule = Callable[[int, Tensor, Level, Level], StochasticStep | None]
 """(step, x_r, r, s): how the step from r to s departs from DDIM; None where it does not."""
 
 
@@ -83,21 +83,21 @@ def transfer(kind: Prediction, x_r: Tensor, prediction: Tensor, r: Level, s: Lev
     return alpha * x_0 + sigma * eps
 
 
-def churned_transfer(kind: Prediction, x_r: Tensor, prediction: Tensor, levels: tuple[Level, Level], churn: Churn) -> Tensor:
+def stochastic_transfer(kind: Prediction, x_r: Tensor, prediction: Tensor, levels: tuple[Level, Level], step: StochasticStep) -> Tensor:
     """`transfer` with a shrunk direction and fresh noise (M6): x_s = α_s x̂_0 + √(σ_s² − ω²) ε̂ + ω n."""
     r, s = levels
     x_0, eps = to_x_0_and_eps(kind, x_r, prediction, r)
-    return s.coefficients(x_r)[0] * x_0 + churn.direction * eps + churn.noise
+    return s.coefficients(x_r)[0] * x_0 + step.direction * eps + step.noise
 
 
-def eta_churn(x: Tensor, r: Level, s: Level, *, eta: float, noise: Tensor) -> Churn:
+def eta_step(x: Tensor, r: Level, s: Level, *, eta: float, noise: Tensor) -> StochasticStep:
     """(M6): ω² = η² (σ_s² − (α_s/α_r)² σ_r²), towards more noise. η = 0 is DDIM inversion, η = 1 the forward process."""
     (alpha_r, sigma_r), (alpha_s, sigma_s) = r.coefficients(x), s.coefficients(x)
     omega_squared = eta**2 * (sigma_s**2 - (alpha_s / alpha_r * sigma_r) ** 2).clamp(min=0)
-    return Churn((sigma_s**2 - omega_squared).clamp(min=0).sqrt(), omega_squared.sqrt() * noise)
+    return StochasticStep((sigma_s**2 - omega_squared).clamp(min=0).sqrt(), omega_squared.sqrt() * noise)
 
 
-def ask(denoiser: Denoiser, x: Tensor, level: Level, condition: Condition) -> Tensor:
+def predict_at(denoiser: Denoiser, x: Tensor, level: Level, condition: Condition) -> Tensor:
     """The network's prediction at a level, for a whole batch."""
     return denoiser(x, level.t.to(x.device), condition)
 
@@ -105,7 +105,7 @@ def ask(denoiser: Denoiser, x: Tensor, level: Level, condition: Condition) -> Te
 def sample(denoiser: Denoiser, x_t: Tensor, nodes: Sequence[Level], condition: Condition) -> Tensor:
     """Deterministic sampling from nodes[0] down to nodes[-1] by (M2); `x_t`: `[B,C,H,W]`, one network evaluation a step."""
     for r, s in pairwise(nodes):
-        x_t = transfer(denoiser.prediction, x_t, ask(denoiser, x_t, r, condition), r, s)
+        x_t = transfer(denoiser.prediction, x_t, predict_at(denoiser, x_t, r, condition), r, s)
     return x_t
 
 
@@ -130,23 +130,23 @@ def walk(
     condition: Condition,
     *,
     solver: Solver | None = None,
-    churn: ChurnRule | None = None,
+    stochastic: StochasticRule | None = None,
 ) -> Iterator[Step]:
     """The steps from x_0 `[B,C,H,W]` up the deterministic trajectory (M4), each example on its own grid; nodes[0] is the clean node.
 
     A node has a row for each example that reaches it, and examples that stop early stand last (`Schedule.inversion_nodes`).
     With the default first-order solver an example of k steps costs k network evaluations: the first at the clean node, the last
-    one Δ before t. `churn` makes steps stochastic (order 1 only). Raises `ValueError` for a solver that cannot run here.
+    one Δ before t. `stochastic` mixes noise into steps (order 1 only). Raises `ValueError` for a solver that cannot run here.
     """
     solver = solver or Solver()
-    solver.require(denoiser.prediction, nodes, stochastic=churn is not None)
+    solver.require(denoiser.prediction, nodes, stochastic=stochastic is not None)
     history, x = _History(denoiser, condition, solver), x_0
     for j, (r, s) in enumerate(pairwise(nodes)):
         x, r = x[: len(s)], r[: len(s)]
         prediction = history.prediction(x, r, s)
-        added = None if churn is None else churn(j, x, r, s)
+        added = None if stochastic is None else stochastic(j, x, r, s)
         kind = history.kind
-        there = transfer(kind, x, prediction, r, s) if added is None else churned_transfer(kind, x, prediction, (r, s), added)
+        there = transfer(kind, x, prediction, r, s) if added is None else stochastic_transfer(kind, x, prediction, (r, s), added)
         yield Step(x, there, r, s)
         x = there
 
@@ -158,11 +158,11 @@ def invert(
     condition: Condition,
     *,
     solver: Solver | None = None,
-    churn: ChurnRule | None = None,
+    stochastic: StochasticRule | None = None,
 ) -> Tensor:
     """x_t `[B,C,H,W]` of each example: the end of its `walk` (M4)."""
     x, arrived = x_0, []
-    for step in walk(denoiser, x_0, nodes, condition, solver=solver, churn=churn):
+    for step in walk(denoiser, x_0, nodes, condition, solver=solver, stochastic=stochastic):
         arrived.append(x[len(step.s) :])
         x = step.x_s
     return torch.cat([x, *reversed(arrived)])
@@ -202,7 +202,7 @@ class Solver:
 
     @property
     def plain(self) -> bool:
-        """Whether this is Euler, which alone can be combined with churn."""
+        """Whether this is Euler, which alone can be combined with added noise."""
         return self.order == 1 and self.corrector_steps == 0
 
     def evaluations(self, k: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class _History:
         return mixed
 
     def _slope(self, x: Tensor, level: Level) -> Tensor:
-        answer = ask(self.denoiser, x, level, self.condition[: len(level)])
+        answer = predict_at(self.denoiser, x, level, self.condition[: len(level)])
         return answer if self.kind == self.denoiser.prediction else to_x_0_and_eps(self.denoiser.prediction, x, answer, level)[1]
 
     def _heun(self, x: Tensor, slope: Tensor, levels: tuple[Level, Level], predicted: Tensor | None = None) -> Tensor:

@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, signal: int, step: int) -> None:
-        where = f"after step {step}; the last completed step is saved" if step else "before a step was complete; the beginning is saved"
+        where = f"after step {step}; the last completed step is saved" if step else "before the first step; the untrained start is saved"
         super().__init__(f"interrupted by signal {signal} {where}")
         self.signal = signal
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from inpo.noising import Inversion, Noising
+from inpo.points import Denoising, NoisedPairs
 from inpo.randomness import PairNoise, seed_for
 from inpo.schedule import WHOLE_PATH, Schedule, Span
-from inpo.types import Condition, Denoiser, Denoising, NoisedPairs, PairBatch
+from inpo.types import Condition, Denoiser, PairBatch
 
 
 def path_times(schedule: Schedule, count: int, span: Span = WHOLE_PATH) -> Tensor:
@@ -83,7 +84,7 @@ class ImplicitReward:
 def _divides(steps: int, schedule: Schedule) -> bool:
     """Whether the strides of such a grid are whole times."""
     try:
-        schedule.raised(torch.zeros(1), torch.zeros(1), steps)
+        schedule.advance(torch.zeros(1), torch.zeros(1), steps)
     except ValueError:
         return False
     return True

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from inpo import ddim
-from inpo.ddim import Churn, ChurnRule, Solver, Step
+from inpo.ddim import Solver, Step, StochasticRule, StochasticStep
+from inpo.grid import Grid, LandingGrid
+from inpo.points import Noised, NoisedPairs
 from inpo.randomness import PairNoise
 from inpo.release import ReleaseGrid
 from inpo.schedule import WHOLE_PATH, Level, Schedule, Span
-from inpo.types import Denoiser, Noised, NoisedPairs, PairBatch
+from inpo.types import Denoiser, PairBatch
 
 Inverter = Literal["policy", "reference"]
 
@@ -49,8 +51,8 @@ class Noising(Protocol):
 
         `t` lies on the CPU wherever the pairs are, as do levels, k and draws: grids are worked out without waiting for the device, and
         all devices walk the same ones. `lose=False` leaves the losers out; single pictures have none.
-        `batch_pairs` bounds how many pairs go through the network together; results do not depend on it. Points come back to where
-        `pairs` are, also if rows that are taken from these come to another device, as the trainer's do.
+        `batch_pairs` bounds how many pairs go through the network together; results do not depend on it. Points are on the device of
+        `pairs.win`, even if indexing `pairs` moves rows to another, as the trainer's pairs do.
         """
 
 
@@ -70,11 +72,11 @@ class Forward:
         _check_range(self.t_range)
 
     def at_one_time(self) -> Forward:
-        """It is that already."""
+        """Itself: it has one point per pair."""
         return self
 
     def mean_evaluations(self, schedule: Schedule) -> float:
-        """None: noise is drawn, not found."""
+        """0: noise is drawn, not found by the network."""
         del schedule
         return 0.0
 
@@ -101,9 +103,9 @@ class Inversion:
     `inversion_steps` N: grid of T/N; a pair at t takes k(t) evaluations per image, (N+1)/2 on average. `eta` η: share of the
     forward process mixed in (M6); `shared_noise`: one n for winner and loser. `order`, `corrector_steps`: see `ddim.Solver`.
     `inverter`: whose trajectory; the policy's is the paper's. `compat="inpo-release"`: the released code's grid, which does
-    not land on t, and its noise (`inpo.release`). `first_eta`: η of the first step alone, None for the same; 1 starts from noise that is
-    drawn and walks the trajectory from there. `t_range`: the part of the path in which t is drawn. `times_per_trajectory` m: training
-    points of each pair, at m nodes of one walk. Raises `ValueError` for combinations that cannot hold.
+    not land on t, and its noise (`inpo.release`). `first_eta`: η of the first step alone, None for the same as `eta`; 1 draws the first
+    node's noise and walks the trajectory from there. `t_range`: the part of the path in which t is drawn. `times_per_trajectory` m:
+    training points of each pair, at m nodes of one walk. Raises `ValueError` for settings that contradict one another.
     """
 
     inversion_steps: int = 10
@@ -159,22 +161,21 @@ class Inversion:
 
     def __call__(self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, lose: bool, batch_pairs: int) -> NoisedPairs:
         """See `Noising`. Pairs walk together, the longest walks first; each leaves when it has landed. They return in their order."""
-        k, m = self.bucket(denoiser.schedule, t), self.times_per_trajectory
-        wanted = self._wanted(k, noise)
-        end = t if m == 1 else denoiser.schedule.raised(t, wanted[:, -1] - k, self.inversion_steps)
-        order = wanted[:, -1].argsort(descending=True, stable=True).tolist()
+        m, k = self.times_per_trajectory, self._grid(denoiser.schedule).bucket(t)
+        at = self._training_steps(k, noise)
+        end = t if m == 1 else denoiser.schedule.advance(t, at[:, -1] - k, self.inversion_steps)
+        order = at[:, -1].argsort(descending=True, stable=True).tolist()
         groups = [order[i : i + batch_pairs] for i in range(0, len(order), batch_pairs)]
-        walks = (self._walk(denoiser, pairs[rows], end[rows], noise[rows], wanted=wanted[rows], lose=lose) for rows in groups)
-        done = [[placed(side, pairs.win.device) for side in sides] for sides in walks]
+        walks = (self._walk(denoiser, pairs[rows], noise[rows], t=end[rows], at=at[rows], lose=lose) for rows in groups)
+        done = [[side.to(pairs.win.device) for side in sides] for sides in walks]
         back = (m * torch.tensor(order).argsort()[:, None] + torch.arange(m)).flatten()
-        win, *losers = (_gather(list(parts), back) for parts in zip(*done, strict=True))
+        win, *losers = (Noised.cat(parts, back) for parts in zip(*done, strict=True))
         return NoisedPairs(win, losers[0] if losers else None, pairs.condition, pairs.preference, points_per_pair=m)
 
-    def bucket(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """k(t), `[B]`: steps from the clean node to t."""
-        if self.compat:
-            return ReleaseGrid.of(schedule, self.inversion_steps).count(t)
-        return schedule.bucket(t, self.inversion_steps)
+    def _grid(self, schedule: Schedule) -> Grid:
+        if self.compat == "inpo-release":
+            return ReleaseGrid.of(schedule, self.inversion_steps)
+        return LandingGrid(schedule, self.inversion_steps, self.eta, self.first_eta)
 
     def mean_evaluations(self, schedule: Schedule) -> float:
         """E over t of what the solver asks in as many steps as the walk takes: (N+1)/2 for Euler, and m (N+1)/(m+1) for m points.
@@ -183,64 +184,54 @@ class Inversion:
         """
         m, N = self.times_per_trajectory, self.inversion_steps
         t = schedule.draw(torch.arange(1000, dtype=torch.float64) / 1000, self.t_range)
-        k = self.bucket(schedule, t).double()
+        k = self._grid(schedule).bucket(t).double()
         if m > 1:
-            schedule.raised(t, torch.zeros_like(t), N)
+            schedule.advance(t, torch.zeros_like(t), N)
             # The largest of m that are drawn from 1…N without replacement.
             k = torch.tensor(m * (N + 1) / (m + 1), dtype=torch.float64)
         return float(self.solver.evaluations(k).mean())
 
-    def _wanted(self, k: Tensor, noise: PairNoise) -> Tensor:
+    def _training_steps(self, k: Tensor, noise: PairNoise) -> Tensor:
         """The steps of each pair's walk that end in a training point, `[B,m]` ascending: k and m − 1 of the others, each as likely."""
         if self.times_per_trajectory == 1:
             return k[:, None]
-        lot = noise.normal("invert/times", torch.zeros(len(k), self.inversion_steps, dtype=torch.float64))
-        lot.scatter_(1, k[:, None] - 1, torch.inf)
-        return lot.topk(self.times_per_trajectory, dim=1).indices.sort(dim=1).values + 1
+        keys = noise.normal("invert/times", torch.zeros(len(k), self.inversion_steps, dtype=torch.float64))
+        keys.scatter_(1, k[:, None] - 1, torch.inf)
+        return keys.topk(self.times_per_trajectory, dim=1).indices.sort(dim=1).values + 1
 
-    def _walk(
-        self, denoiser: Denoiser, pairs: PairBatch, t: Tensor, noise: PairNoise, *, wanted: Tensor, lose: bool
-    ) -> list[Noised]:
-        """Training points of winners, then of losers if they are wanted, `m` together for each pair."""
-        # A pair's winner and loser stand together: they share time, grid and condition, and land together.
+    def _walk(self, denoiser: Denoiser, pairs: PairBatch, noise: PairNoise, *, t: Tensor, at: Tensor, lose: bool) -> list[Noised]:
+        """Training points of winners, then of losers if asked for: m per pair, at the steps `at` `[B,m]` of walks to `t` `[B]`."""
+        # Winner and loser of a pair stand together: they share time, grid and condition, and end together.
         both = [pairs.win, pairs.lose] if lose and pairs.lose is not None else [pairs.win]
         x_0, sides = torch.stack(both, dim=1).flatten(0, 1), len(both)
         rows = [row for row in range(len(pairs)) for _ in range(sides)]
-        wanted = wanted[rows]
-        nodes, churn = self._nodes(denoiser.schedule, t[rows], wanted[:, -1]), self._churn(denoiser.schedule, noise, sides)
-        found, places = [], []
-        for j, step in enumerate(ddim.walk(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, churn=churn), start=1):
-            here = (wanted[: len(step.s)] == j).any(dim=1).nonzero().flatten()
+        t, at = t[rows], at[rows]
+        grid = self._grid(denoiser.schedule)
+        nodes, stochastic = grid.nodes(t, at[:, -1]), self._stochastic(grid, noise, sides)
+        points, owners = [], []
+        steps = ddim.walk(denoiser, x_0, nodes, pairs.condition[rows], solver=self.solver, stochastic=stochastic)
+        for j, step in enumerate(steps, start=1):
+            here = (at[: len(step.s)] == j).any(dim=1).nonzero().flatten()
             if len(here):
                 # Walks that end stand last, and a slice need not take their places to the device.
-                landed = step[slice(int(here[0]), len(step.s)) if self.times_per_trajectory == 1 else here]
-                if self.compat:  # the release's walk ends elsewhere than the time that is asked about
-                    landed = replace(landed, s=denoiser.schedule.at(t[rows][here]))
-                found.append(self._points(denoiser, x_0[here], landed))
-                places.append(here)
-        order = torch.cat(places).argsort(stable=True).view(len(pairs), sides, -1)
-        return [_gather(found, order[:, side].flatten()) for side in range(sides)]
+                ended = step[slice(int(here[0]), len(step.s)) if self.times_per_trajectory == 1 else here]
+                points.append(self._points(denoiser, x_0[here], grid.end(ended, t[here])))
+                owners.append(here)
+        order = torch.cat(owners).argsort(stable=True).view(len(pairs), sides, -1)
+        return [Noised.cat(points, order[:, side].flatten()) for side in range(sides)]
 
-    def _nodes(self, schedule: Schedule, t: Tensor, k: Tensor) -> list[Level]:
-        if self.compat:
-            return ReleaseGrid.of(schedule, self.inversion_steps).nodes(t)
-        return [schedule.clean(len(t)), *schedule.inversion_nodes(t, self.inversion_steps, k)]
-
-    def _churn(self, schedule: Schedule, noise: PairNoise, sides: int) -> ChurnRule | None:
+    def _stochastic(self, grid: Grid, noise: PairNoise, sides: int) -> StochasticRule | None:
         if not self.noisy and not self.compat:
             return None
 
-        def rule(j: int, x: Tensor, r: Level, s: Level) -> Churn | None:
-            eta = self.eta if j > 0 or self.first_eta is None else self.first_eta
-            if not eta and not self.compat:
-                return None
-            walking = noise[range(len(x) // sides)]
-            win = walking.normal(f"invert/win/{j}", x[::sides])
-            other = win if self.shared_noise or sides == 1 else walking.normal(f"invert/lose/{j}", x[::sides])
-            n = torch.stack([win, other][:sides], dim=1).flatten(0, 1)
-            if self.compat:
-                return ReleaseGrid.of(schedule, self.inversion_steps).churn(x, r, s, noise=n)
-            return ddim.eta_churn(x, r, s, eta=eta, noise=n)
+        def rule(j: int, x: Tensor, r: Level, s: Level) -> StochasticStep | None:
+            def draw() -> Tensor:
+                walking = noise[range(len(x) // sides)]
+                win = walking.normal(f"invert/win/{j}", x[::sides])
+                other = win if self.shared_noise or sides == 1 else walking.normal(f"invert/lose/{j}", x[::sides])
+                return torch.stack([win, other][:sides], dim=1).flatten(0, 1)
+
+            return grid.mix(j, x, (r, s), draw)
 
         return rule
 
@@ -274,19 +265,3 @@ def _check_range(t_range: Span) -> None:
     low, high = t_range
     if not 0 <= low < high <= 1:
         raise ValueError(f"t_range={list(t_range)} must be two shares of the path, 0 ≤ low < high ≤ 1, as [0.3, 1.0]")
-
-
-def _gather(parts: list[Noised], order: Tensor) -> Noised:
-    def column(values: list[Tensor]) -> Tensor:
-        joined = torch.cat(values)
-        return joined[order.to(joined.device)]
-
-    tau = column([p.tau for p in parts])
-    target = tau if all(p.target is p.tau for p in parts) else column([p.target for p in parts])
-    return Noised(column([p.x_t for p in parts]), column([p.t for p in parts]), target, tau)
-
-
-def placed(point: Noised, device: torch.device) -> Noised:
-    """The latents on a device; times stay. What a network of ε should predict is τ itself, and stays the same tensor."""
-    tau = point.tau.to(device)
-    return Noised(point.x_t.to(device), point.t, tau if point.target is point.tau else point.target.to(device), tau)

@@ -112,7 +112,7 @@ def lines(accuracy: Accuracy) -> Iterator[str]:
             times = f"t = {part.t[0]:g}" if len(part.t) == 1 else f"t = {part.t[0]:g} … {part.t[-1]:g}"
             yield f"  k = {part.k}, {times}: {at.accuracy:.3f} [{at.low:.3f}, {at.high:.3f}]"
     if accuracy.attainable is not None:
-        yield f"who knew everything is expected to agree with {accuracy.attainable:.3f} of such labels, which were drawn with chance"
+        yield f"upper bound {accuracy.attainable:.3f}: what a judge that knows the true scores would reach, as labels were drawn by chance"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _pixels(pair: PairRecord, data: bytes) -> Tensor:
     try:
         return torch.from_numpy(np.array(decode(data)))
     except BrokenImage as error:
-        raise InputError(f"{pair.row}: a picture is a broken one: {error}") from error
+        raise InputError(f"{pair.row}: cannot decode an image: {error}") from error
 
 
 def _loser(pair: PairRecord) -> bytes:

@@ -111,9 +111,10 @@ def _training_data(experiment: Experiment) -> _Data:
 
 
 def _weights_bytes(experiment: Experiment, sizes: ModelSizes) -> int:
-    """What is trained, its gradient, optimiser state and average, VAE and CLIP, fp32; T5, which visits; and the reference if there is one.
+    """Bytes of what is trained, its gradient, optimiser state and average, VAE and CLIP (all fp32), T5, and the reference if there is one.
 
-    The reference is stored in what it computes in; so is the network under adapters, which they share with it. T5 is fp32 or bf16.
+    The reference is stored in the dtype that it computes in, and so is the frozen network under adapters, which is the reference too.
+    T5 is fp32 or bf16, and on the device only while it encodes.
     """
     shapes = sizes.adapter_shapes if experiment.lora else sizes.network_shapes
     trained = (2 + (experiment.train.average_decay is not None)) * sum(map(math.prod, shapes))

@@ -44,4 +44,6 @@ def _public_section(value: object, places: Mapping[str, Callable[[str], str]]) -
         }
     if isinstance(value, list):
         return [_public_section(item, {}) for item in value]
-    return public(value) if isinstance(value, str) and value.partition(":")[2].startswith(("/", "~")) | Path(value).is_absolute() else value
+    if isinstance(value, str) and (Path(value).is_absolute() or value.partition(":")[2].startswith(("/", "~"))):
+        return public(value)
+    return value

@@ -11,13 +11,14 @@ Everything here is per pair; the release reads the first pair's time for the who
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from inpo.ddim import Churn
-from inpo.schedule import Level, Schedule, VPSchedule, reaching
+from inpo.ddim import Step, StochasticStep
+from inpo.grid import Draw
+from inpo.schedule import Level, Schedule, VPSchedule, rows_per_node
 
 NOISE_SHARE = 0.1
 FIRST_INDEX = 1
@@ -25,7 +26,7 @@ FIRST_INDEX = 1
 
 @dataclass(frozen=True)
 class ReleaseGrid:
-    """The grid of one schedule: `steps` nodes, `stride` = T/steps apart, the first at 1 − stride."""
+    """An `inpo.grid.Grid`: `steps` nodes, `stride` = T/steps apart, the first at 1 − stride."""
 
     schedule: VPSchedule
     steps: int
@@ -42,14 +43,14 @@ class ReleaseGrid:
         """Distance of two nodes, in training times."""
         return self.schedule.length // self.steps
 
-    def count(self, t: Tensor) -> Tensor:
+    def bucket(self, t: Tensor) -> Tensor:
         """How many nodes lie strictly before t, `[B]` in 1…steps."""
         grid = FIRST_INDEX - self.stride + self.stride * torch.arange(self.steps, device=t.device)
         return (grid[None, :] < t[:, None]).sum(dim=1)
 
-    def nodes(self, t: Tensor) -> list[Level]:
-        """The levels walked through, source first, for times sorted by falling count; the last ones are the release's ends, not t."""
-        rows = [len(t), *reaching(self.count(t))]
+    def nodes(self, t: Tensor, k: Tensor) -> list[Level]:
+        """The levels walked through, source first, for walks of k steps (both `[B]`, k falling); the last ones are the grid's, not t."""
+        rows = [len(t), *rows_per_node(k)]
         return [self._level(FIRST_INDEX - self.stride + j * self.stride, t[:count]) for j, count in enumerate(rows)]
 
     def _level(self, index: int, t: Tensor) -> Level:
@@ -57,8 +58,13 @@ class ReleaseGrid:
         inside = self.schedule.at(times.clamp(min=0))
         return Level(inside.alpha, inside.sigma, times)
 
-    def churn(self, x: Tensor, r: Level, s: Level, *, noise: Tensor) -> Churn:
-        """The full direction plus a share of the DDIM variance between the two levels (2010.02502, Eq. 16 with η = 1)."""
-        (alpha_r, sigma_r), (alpha_s, sigma_s) = r.coefficients(x), s.coefficients(x)
+    def mix(self, j: int, x: Tensor, levels: tuple[Level, Level], draw: Draw) -> StochasticStep:
+        """The full direction plus a share of the DDIM variance between the two levels (2010.02502, Eq. 16 with η = 1), in every step."""
+        del j
+        (alpha_r, sigma_r), (alpha_s, sigma_s) = (level.coefficients(x) for level in levels)
         variance = (sigma_r / sigma_s) ** 2 * (1 - (alpha_s / alpha_r) ** 2)
-        return Churn(sigma_s, NOISE_SHARE * variance.clamp(min=0).sqrt() * noise)
+        return StochasticStep(sigma_s, NOISE_SHARE * variance.clamp(min=0).sqrt() * draw())
+
+    def end(self, step: Step, t: Tensor) -> Step:
+        """The latent of the grid's level, though networks and τ then use t."""
+        return replace(step, s=self.schedule.at(t))

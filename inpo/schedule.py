@@ -56,7 +56,7 @@ class Schedule(Protocol):
         """The clean node, α = 1 and σ = 0, for `count` examples."""
 
     def draw(self, uniform: Tensor, span: Span = WHOLE_PATH) -> Tensor:
-        """Times from numbers in [0, 1): the law of t, uniform over the path or a part of it."""
+        """Times `[B]` from numbers in [0, 1), fp64 `[B]`: the law of t, uniform over the path or a part of it."""
 
     def bucket(self, t: Tensor, steps: int) -> Tensor:
         """k(t), `[B]` in 1…steps: how many network evaluations an inversion that lands on t takes.
@@ -64,16 +64,17 @@ class Schedule(Protocol):
         Raises `ValueError` for more steps than the schedule has times.
         """
 
-    def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
-        """Times so many strides of a grid of `steps` noisier: the same place in a later bucket. Both `[B]`.
+    def advance(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
+        """t + strides · Δ with Δ = T/steps, `[B]`: the same offset in a noisier bucket.
 
-        Raises `ValueError` where the grid's strides are no whole times.
+        Raises `ValueError` if Δ is not a whole number of the schedule's times.
         """
 
     def inversion_nodes(self, t: Tensor, steps: int, k: Tensor | None = None) -> list[Level]:
-        """The nodes n_1, n_2, … of times sorted by falling k(t): n_j has a row for each time with k ≥ j, and is t itself where k = j.
+        """The nodes n_1, n_2, … of walks that end at `t`, the longest first: n_j has a row for each walk with k ≥ j, and is t if k = j.
 
-        `k`: where it is known, as next to a bucket's edge a rounded t may say otherwise. Raises `ValueError` for times in another order.
+        `k`: the number of steps, if the caller knows it; a rounded t next to a bucket's edge may say otherwise. Raises `ValueError` if
+        the walks are in another order.
         """
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
@@ -83,10 +84,10 @@ class Schedule(Protocol):
         """What the network is shown for t."""
 
 
-def reaching(k: Tensor) -> list[int]:
-    """How many of these walks have a node n_1, n_2, …: rows that stop early stand last, so that the others stay one block.
+def rows_per_node(k: Tensor) -> list[int]:
+    """How many walks have a node n_1, n_2, …, for walks of `k` steps, `[B]`, the longest first: the rows of each node are one block.
 
-    Raises `ValueError` if `k` `[B]` does not fall.
+    Raises `ValueError` if `k` rises anywhere.
     """
     if bool((k.diff() > 0).any()):
         raise ValueError(f"walks must be sorted by falling number of steps, got {k.tolist()}")
@@ -141,7 +142,7 @@ class VPSchedule:
             raise ValueError(f"inversion steps must be in 1…{self.length}, the number of the model's times, got {steps}")
         return t.long() * steps // self.length + 1
 
-    def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
+    def advance(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
         """t + strides · T/N. Raises `ValueError` where N does not divide T."""
         stride, rest = divmod(self.length, steps)
         if rest:
@@ -152,7 +153,7 @@ class VPSchedule:
         """n_j = t − (k − j) T/N, rounded to whole times; the short step is the first, and the last node is t itself."""
         k = self.bucket(t, steps) if k is None else k
         back = torch.tensor([round(i * self.length / steps) for i in range(steps)], device=t.device)
-        return [self.at(t[:count] - back[k[:count] - j]) for j, count in enumerate(reaching(k), start=1)]
+        return [self.at(t[:count] - back[k[:count] - j]) for j, count in enumerate(rows_per_node(k), start=1)]
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """DDIMScheduler's times for this spacing, noisiest first, then the final node. Raises `ValueError` outside 1…T steps."""
@@ -204,16 +205,19 @@ class FlowSchedule:
         """k(t) = ⌈t N⌉, with a whole multiple of 1/N kept in its own bucket whatever the rounding of t N."""
         return (t.double() * steps - 1e-6).ceil().clamp(1, steps).long()
 
-    def raised(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
+    def advance(self, t: Tensor, strides: Tensor, steps: int) -> Tensor:
         """t + strides/N, at most 1."""
         return (t + strides.to(t.dtype) / steps).clamp(max=1)
 
     def inversion_nodes(self, t: Tensor, steps: int, k: Tensor | None = None) -> list[Level]:
         """n_j = t − (k − j)/N; the short step is the first."""
-        k, least = self.bucket(t, steps) if k is None else k, torch.finfo(self.dtype).tiny
-        return [
-            self.at((t[:count] - (k[:count] - j).to(self.dtype) / steps).clamp(min=least)) for j, count in enumerate(reaching(k), start=1)
-        ]
+        k = self.bucket(t, steps) if k is None else k
+        least = torch.finfo(self.dtype).tiny
+        nodes = []
+        for j, count in enumerate(rows_per_node(k), start=1):
+            time = t[:count] - (k[:count] - j).to(self.dtype) / steps
+            nodes.append(self.at(time.clamp(min=least)))
+        return nodes
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """FlowMatchEulerDiscreteScheduler's grid: it bends the ends of the training table, then the grid between them again."""

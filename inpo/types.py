@@ -1,7 +1,7 @@
-"""The nouns that every part of the package shares: conditions, pairs, noised latents, and the protocols between packages.
+"""The nouns that every part of the package shares: conditions, pairs, and the protocols between packages.
 
 Siblings (models, data, evaluation, report) never import one another: they meet here. Shapes are B pairs or examples,
-C×H×W latents. A *pair* is a type and not a layout: that winners are stacked before losers is known to this file alone.
+C×H×W latents.
 """
 
 from __future__ import annotations
@@ -93,111 +93,6 @@ class PairBatch:
 
 
 @dataclass(frozen=True)
-class Noised:
-    """A training point for each example: the latent, its time, and what the network should predict there.
-
-    `x_t`, `target`: `[B,C,H,W]`; `t`: `[B]`; `tau`: the noise τ that takes x_0 exactly to x_t (M5), `[B,C,H,W]`.
-    """
-
-    x_t: Tensor
-    t: Tensor
-    target: Tensor
-    tau: Tensor
-
-    def __getitem__(self, rows: Rows) -> Noised:
-        return Noised(self.x_t[rows], self.t[rows], self.target[rows], self.tau[rows])
-
-
-@dataclass(frozen=True)
-class NoisedPairs:
-    """Training points of B pairs, `lose` absent where the objective asks for winners only.
-
-    `condition`, `preference`: a row a pair, each of which serves the `points_per_pair` points that stand together. Taking rows gives a
-    row to each point: of some of them only, as a text encoder's tokens take more room than all latents of a step.
-    """
-
-    win: Noised
-    lose: Noised | None
-    condition: Condition
-    preference: Tensor
-    points_per_pair: int = 1
-
-    def __len__(self) -> int:
-        return len(self.win.t)
-
-    def __getitem__(self, rows: slice | Tensor) -> NoisedPairs:
-        own = rows if self.points_per_pair == 1 else self.owners(rows)
-        return NoisedPairs(self.win[rows], self.lose and self.lose[rows], self.condition[own], self.preference[own])
-
-    def owners(self, rows: slice | Tensor) -> list[int]:
-        """Which pair each of these points is of."""
-        return [point // self.points_per_pair for point in torch.arange(len(self))[rows].tolist()]
-
-    def both(self) -> tuple[Noised, Condition]:
-        """Winners, then losers (if any), as one batch: `[2B]` or `[B]`."""
-        if self.points_per_pair > 1:
-            return self[:].both()
-        if self.lose is None:
-            return self.win, self.condition
-        w, l = self.win, self.lose
-        stacked = Noised(*(torch.cat(pair) for pair in ((w.x_t, l.x_t), (w.t, l.t), (w.target, l.target), (w.tau, l.tau))))
-        return stacked, Condition.cat([self.condition, self.condition])
-
-    def split(self, stacked: Denoising) -> tuple[Denoising, Denoising | None]:
-        """Undoes `both` for what the networks made of it."""
-        return stacked[: len(self)], None if self.lose is None else stacked[len(self) :]
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """What the policy, and the reference if the objective asks for one, predicted at a training point. All `[B,C,H,W]`."""
-
-    target: Tensor
-    prediction: Tensor
-    reference: Tensor | None = None
-
-    def __getitem__(self, rows: slice) -> Denoising:
-        return Denoising(self.target[rows], self.prediction[rows], None if self.reference is None else self.reference[rows])
-
-    @property
-    def error(self) -> Tensor:
-        """L of the policy (M7), `[B]`: the mean over C, H, W that published β presuppose."""
-        return self.residual.square().mean(dim=(1, 2, 3))
-
-    @property
-    def ref_error(self) -> Tensor:
-        """L of the reference (M7), `[B]`. Raises `ValueError` where no reference was evaluated."""
-        return _difference(self._evaluated, self.target).square().mean(dim=(1, 2, 3))
-
-    @property
-    def gain(self) -> Tensor:
-        """g = R − L (M9), `[B]`: how much smaller the policy's error is than the reference's."""
-        return self.ref_error - self.error
-
-    @property
-    def residual(self) -> Tensor:
-        """The policy's prediction less its target, `[B,C,H,W]`."""
-        return _difference(self.prediction, self.target)
-
-    @property
-    def departure(self) -> Tensor:
-        """The policy's prediction less the reference's, `[B,C,H,W]`. Raises `ValueError` where no reference was evaluated."""
-        return _difference(self.prediction, self._evaluated)
-
-    @property
-    def _evaluated(self) -> Tensor:
-        if self.reference is None:
-            raise ValueError("this objective reads the reference's error, but no reference was evaluated")
-        return self.reference
-
-
-def _difference(a: Tensor, b: Tensor) -> Tensor:
-    # At least fp32: the logit is β/2 times a difference of nearly equal errors, and β is in the thousands.
-    wide = torch.promote_types(a.dtype, torch.float32)
-    return a.to(wide) - b.to(wide)
-
-
-@dataclass(frozen=True)
 class PairRecord:
     """One preference pair as its source stores it, or one picture with a label. `win`, `lose`: encoded image bytes (JPEG, PNG, WebP).
 
@@ -255,13 +150,13 @@ class Encoder(Protocol):
         """One row per prompt; the empty string is the unconditional prompt."""
 
     def reading_prompts(self) -> AbstractContextManager[None]:
-        """Around several calls of `encode_prompts`: what would be brought for each of them is brought once. Changes no number."""
+        """Context for several calls of `encode_prompts`: text encoders kept off the device are moved there once. Changes no result."""
 
     def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
-        """What joins the condition where the denoiser is told sizes, one row each, on their device; without it whole pictures are assumed.
+        """Condition tensors for image sizes (SDXL's `time_ids`), one row each, on the device of `sizes`. Left out, images are whole ones.
 
-        `sizes`: `[B,6]`, pixels: original height and width, the crop's upper and left edge in the resized picture, height and width of what
-        is shown. Raises `InputError` where the denoiser is told none.
+        `sizes`: `[B,6]`, pixels: original height and width, the crop's upper and left edge in the resized image, height and width of the
+        target. Raises `InputError` for a denoiser that reads no sizes.
         """
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -292,9 +187,3 @@ class Scorer(Protocol):
 
     def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """fp32 `[B]`, higher is better; `images` are uint8 `[H,W,3]`."""
-
-
-def scorer_kind(name: str) -> str:
-    """A scorer's name without the place: with its `spec` it says which scorer it is, wherever the DIR of `pickscore:DIR` is mounted."""
-    kind = name.partition(":")[0]
-    return kind if kind in ("pickscore", "implicit") else name

@@ -19,7 +19,7 @@ from tests.training_runs import settings, train
 
 RANK = int(os.environ["RANK"])
 FAILURES = {
-    "picture": InputError("pairs.parquet, row 3: the winning image is a broken one"),
+    "picture": InputError("pairs.parquet, row 3: cannot decode the winning image"),
     "disk": OSError(5, "Input/output error", "pairs.parquet"),
     "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. And so on."),
     "mistake": KeyError("caption"),

@@ -14,7 +14,8 @@ from inpo.comparing.spec import Judging, Knobs
 from inpo.compose import prompt_set, scorer
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig
-from inpo.types import Scorer, scorer_kind
+from inpo.scorer_name import scorer_kind
+from inpo.types import Scorer
 
 
 @dataclass(frozen=True)

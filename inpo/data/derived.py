@@ -22,7 +22,8 @@ from inpo.data.order import STRIDE, ids_of, split_names_of
 from inpo.data.soft import Range, clamped, soft_preference
 from inpo.errors import InputError
 from inpo.randomness import seed_for
-from inpo.types import PairRecord, PairSource, Scorer, scorer_kind
+from inpo.scorer_name import scorer_kind
+from inpo.types import PairRecord, PairSource, Scorer
 
 
 class Derived(ABC):
@@ -137,4 +138,4 @@ def _readable(pair: PairRecord, data: bytes | None) -> Tensor:
     try:
         return pixels_of(data)
     except BrokenImage as error:
-        raise InputError(f"{pair.row}: a picture is a broken one: {error}; data.verify=full leaves such pairs out") from error
+        raise InputError(f"{pair.row}: cannot decode an image: {error}; data.verify=full leaves such pairs out") from error

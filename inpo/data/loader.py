@@ -223,7 +223,7 @@ class EncodedPairs:
                 images.append(decode(data))
             except BrokenImage as error:
                 advice = "data.verify=full leaves such pairs out before training"
-                raise InputError(f"{pair.row}: the {side} image is a broken one: {error}; {advice}") from error
+                raise InputError(f"{pair.row}: cannot decode the {side} image: {error}; {advice}") from error
         sizes = sizes_of(images[0].size, view, self._resolution)
         return _Shown(_Facts(pair.id, pair.caption, pair.preference, sizes), show_pair(images, view, self._resolution))
 

@@ -123,7 +123,7 @@ def first_held_out(
 ) -> Iterator[PairRecord]:
     """The validation pairs of a source without end: the held-out ones among its first `ENDLESS_VALIDATION_ROWS`.
 
-    `stored`: where it reads the same ids for less than `read`, rows are chosen by it, and the others are not read.
+    `stored`: a cheaper reader of the same ids. Rows are then chosen by it, so that `read`, and its scorer, runs on held-out ones only.
     """
     rows = (row for row in range(ENDLESS_VALIDATION_ROWS) if stored is None or held_out(stored(row).id, fraction))
     return (pair for pair in map(read, rows) if held_out(pair.id, fraction))

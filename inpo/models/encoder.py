@@ -69,7 +69,7 @@ class PipelineEncoder(ABC):
 
     @contextmanager
     def reading_prompts(self) -> Iterator[None]:
-        """T5 is with the other networks inside: around several calls of `encode_prompts` it travels once."""
+        """Keeps T5 on the device of the other networks during the block, so that it is moved once for several `encode_prompts`."""
         with ExitStack() as stack:
             for module in self._visitors:
                 stack.enter_context(_visiting(module, self.device))
@@ -77,7 +77,7 @@ class PipelineEncoder(ABC):
 
     @contextmanager
     def at_work(self, device: torch.device) -> Iterator[None]:
-        """The networks are on `device` inside, and back where they were after."""
+        """Keeps the networks on `device` during the block and moves them back after it."""
         home = self.device
         self.move(device)
         try:

@@ -8,16 +8,16 @@ from typing import Protocol
 
 from torch import Tensor
 
-from inpo.types import Denoising
+from inpo.points import Denoising
 
 
 @dataclass(frozen=True)
 class Needs:
     """What an objective reads, and which labels mean something to it.
 
-    `reference`: the frozen model's predictions. `lose`: the losers at all. `ties`: whether P(w ≻ l) = ½ has a meaning. `singles`: whether
-    it can be trained on single labelled pictures. `soft`: whether it is about how sure a preference is, so that plain labels say too
-    little. `baseline`: whether it takes the mean gain of the step before (M9), as `z`.
+    `reference`: the frozen model's predictions. `lose`: the losers. `ties`: pairs with P(w ≻ l) = ½. `singles`: it can be trained on single
+    labelled images. `soft`: it needs P(w ≻ l) strictly between 0 and 1, so plain labels are refused. `baseline`: it takes the mean gain
+    of the step before (M9), as `z`.
     """
 
     reference: bool = True

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from inpo.objectives.base import Needs, between, like_margin, paired, positive
-from inpo.types import Denoising
+from inpo.points import Denoising
 
 
 def implicit_margin(win: Denoising, lose: Denoising, beta: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from inpo.objectives.base import Needs, paired, positive
-from inpo.types import Denoising
+from inpo.points import Denoising
 
 
 def bernoulli_weight(x: Tensor) -> Tensor:

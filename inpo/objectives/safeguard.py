@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from inpo.objectives.base import between
-from inpo.types import Denoising
+from inpo.points import Denoising
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from inpo.objectives.base import Needs
-from inpo.types import Denoising
+from inpo.points import Denoising
 
 
 @dataclass(frozen=True)

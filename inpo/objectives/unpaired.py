@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inpo.objectives.base import Needs, like_margin, positive
 from inpo.objectives.pairwise import implicit_margin
-from inpo.types import Denoising
+from inpo.points import Denoising
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ class Kto:
 
 
 def gain_baseline(gains: list[float]) -> float:
-    """z = max(0, the mean gain) (M9): `gains` are means over the pictures of one kind, all kinds equally many, of a whole step."""
+    """z = max(0, mean of `gains`) (M9). `gains`: a step's mean gain of the winners and, for pairs, that of the losers."""
     return max(0.0, sum(gains) / len(gains))

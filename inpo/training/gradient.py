@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from inpo.methods import Method
-from inpo.noising import placed
+from inpo.points import NoisedPairs
 from inpo.randomness import PairNoise, stratified_uniform, torch_rng
 from inpo.schedule import WHOLE_PATH, Schedule, Span
 from inpo.training.memory import told_as_fault
 from inpo.training.settings import TrainConfig
 from inpo.training.step import preference_step
 from inpo.training.tally import BUCKETS, PairRows, measure
-from inpo.types import Denoiser, NoisedPairs, PairBatch, PairLoader
+from inpo.types import Denoiser, PairBatch, PairLoader
 
 
 class Parallel(Protocol):
@@ -139,16 +139,11 @@ class GradientSource:
         share = scale / (self.config.pairs_per_step * self.method.noising.points_per_pair)
         with told_as_fault("gradient", self.config, step=points.step):
             for cut in micro_batches(len(noised), self.config.micro_batch_pairs):
-                here = _on(self.parallel.device, noised[cut])
+                here = noised[cut].to(self.parallel.device)
                 result = preference_step(self.networks.policy, self.networks.reference, here, self.method, z=z)
                 torch.autograd.backward(result.losses.sum() * share)
                 rows.append(measure(pairs[noised.owners(cut)], here, result, self.method.objective))
             return PairRows.cat(rows)
-
-
-def _on(device: torch.device, noised: NoisedPairs) -> NoisedPairs:
-    win, lose = placed(noised.win, device), noised.lose and placed(noised.lose, device)
-    return NoisedPairs(win, lose, noised.condition.to(device), noised.preference.to(device))
 
 
 def micro_batches(count: int, size: int) -> Iterator[slice]:

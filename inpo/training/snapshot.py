@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inpo.errors import InputError
+from inpo.scorer_name import scorer_kind
 from inpo.training.baseline import GainBaseline
 from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors, state_bytes
 from inpo.training.scaling import LossScale
 from inpo.training.settings import OptimizerName
 from inpo.training.subject import Subject
-from inpo.types import scorer_kind
 
 SCHEMA = 1
 STATE, OPTIMIZER, POLICY = "state.json", "optimizer.safetensors", "policy"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from inpo.methods import Method
 from inpo.objectives import BaselinedObjective, Objective
-from inpo.types import Denoiser, Denoising, NoisedPairs
+from inpo.points import Denoising, NoisedPairs
+from inpo.types import Denoiser
 
 
 @dataclass(frozen=True)

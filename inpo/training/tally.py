@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from inpo.objectives import Objective
+from inpo.points import Noised, NoisedPairs
 from inpo.training.distributed import gather_lists, gather_rows
 from inpo.training.step import StepResult
 from inpo.training.stop import StepDropped
-from inpo.types import Noised, NoisedPairs, PairBatch
+from inpo.types import PairBatch
 
 BUCKETS = 10
 """Tenths of the path from data to noise. For the paper's N = 10 a pair's tenth is its number of inversion steps, k(t)."""

@@ -334,7 +334,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(
     monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: None)
     assert run("train", "sd15-sft", *settings, "--out", tmp_path / "run", "--resume", "latest").code == 0
     monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt, match="the beginning is saved"):
+    with pytest.raises(KeyboardInterrupt, match="the untrained start is saved"):
         inpo.train(inpo.recipe("sd15-sft", settings), tmp_path / "python")
 
 

@@ -30,7 +30,7 @@ def main_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
 @pytest.mark.parametrize(
     ("failure", "kind", "message"),
     [
-        ("picture", "InputError", "pairs.parquet, row 3: the winning image is a broken one"),
+        ("picture", "InputError", "pairs.parquet, row 3: cannot decode the winning image"),
         (
             "disk",
             "RunFault",

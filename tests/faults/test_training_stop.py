@@ -74,7 +74,7 @@ def test_an_interruption_does_not_wait_for_all_pairs_of_a_step(tmp_path: Path) -
 
 
 def test_interrupted_in_its_first_step_a_run_can_still_be_resumed(tmp_path: Path) -> None:
-    """Nothing is complete yet; the beginning is saved, and checked again before the real first step."""
+    """Nothing is complete yet; the untrained start is saved, and checked again before the real first step."""
     assert train(tmp_path, loader=Interrupting(at=0)).step == 0
     assert checkpoints(tmp_path) == ["step-000000"]
     assert train(tmp_path, loader=MemoryLoader(), resume="latest").step == 6

@@ -17,8 +17,9 @@ from inpo.models.loading import load
 from inpo.models.model import Model
 from inpo.noising import Inversion
 from inpo.objectives.pairwise import implicit_margin
+from inpo.points import Denoising
 from inpo.randomness import PairNoise
-from inpo.types import Denoising, PairBatch
+from inpo.types import PairBatch
 
 PROMPTS = ["a red circle", "", "a blue square on a white background"]
 FAMILIES = {"SD3": "tiny_sd3_pipeline", "PixArt-Σ": "tiny_pixart_pipeline"}

@@ -16,12 +16,13 @@ from inpo.methods import method
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.lora import ADAPTER_FILE
+from inpo.points import NoisedPairs
 from inpo.training.gradient import step_times
 from inpo.training.settings import OptimizerConfig
 from inpo.training.stop import Stop
 from inpo.training.subject import Subject
 from inpo.training.trainer import Trainer
-from inpo.types import Denoiser, Dtype, NoisedPairs
+from inpo.types import Denoiser, Dtype
 from tests.invariants.test_resume_stable_diffusion import PromptedLoader
 from tests.training_runs import difference, final_bytes, metrics, ran_on_ranks, settings, train, trainer
 from tests.two_ranks_lora import gradient_and_weights, move

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from inpo.noising import Inversion
+from inpo.points import NoisedPairs
 from inpo.randomness import PairNoise
-from inpo.types import NoisedPairs
 from tests.worlds import F64, ConstantDenoiser, pairs, sd_schedule
 
 T, N = 1000, 10

@@ -20,8 +20,9 @@ from inpo.models.adapted import AdaptedModel
 from inpo.models.config import ModelConfig
 from inpo.models.loading import load
 from inpo.noising import Forward, Inversion
+from inpo.points import Denoising
 from inpo.randomness import PairNoise, seed_for
-from inpo.types import Condition, Denoising, PairBatch
+from inpo.types import Condition, PairBatch
 from tests.end_to_end.conftest import small
 from tests.unit.data import making
 

@@ -193,10 +193,10 @@ def test_eta_one_is_the_forward_process() -> None:
     generator = torch.Generator().manual_seed(0)
     wild = ConstantDenoiser(schedule, torch.tensor([[[[37.0, -5.0]]]], dtype=F64))
 
-    def churn(j: int, x: torch.Tensor, r: Level, s: Level) -> ddim.Churn:
-        return ddim.eta_churn(x_0, r, s, eta=1.0, noise=torch.randn(x_0.shape, generator=generator, dtype=F64))
+    def rule(j: int, x: torch.Tensor, r: Level, s: Level) -> ddim.StochasticStep:
+        return ddim.eta_step(x_0, r, s, eta=1.0, noise=torch.randn(x_0.shape, generator=generator, dtype=F64))
 
-    x_t = ddim.invert(wild, x_0, path(schedule, t, 10), condition(n), churn=churn)
+    x_t = ddim.invert(wild, x_0, path(schedule, t, 10), condition(n), stochastic=rule)
     alpha, sigma = (float(v[0]) for v in (schedule.at(t).alpha, schedule.at(t).sigma))
     flat = x_t.view(n, 2)
     torch.testing.assert_close(flat.mean(0), torch.full((2,), alpha * 0.7, dtype=F64), rtol=0, atol=4 * sigma / n**0.5)
@@ -204,12 +204,12 @@ def test_eta_one_is_the_forward_process() -> None:
 
 
 def test_eta_zero_is_the_deterministic_step() -> None:
-    """ω = 0: the churned step is `transfer`, bit for bit the same direction."""
+    """ω = 0: the step is `transfer`, bit for bit the same direction."""
     schedule, x = sd_schedule(), some()
     r, s = schedule.at(torch.tensor([10, 20, 30])), schedule.at(torch.tensor([110, 120, 130]))
-    churn = ddim.eta_churn(x, r, s, eta=0.0, noise=some(seed=8))
+    step = ddim.eta_step(x, r, s, eta=0.0, noise=some(seed=8))
     expected = ddim.transfer("epsilon", x, some(seed=3), r, s)
-    torch.testing.assert_close(ddim.churned_transfer("epsilon", x, some(seed=3), (r, s), churn), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(ddim.stochastic_transfer("epsilon", x, some(seed=3), (r, s), step), expected, rtol=0, atol=1e-15)
 
 
 def test_noise_and_higher_orders_exclude_each_other() -> None:
@@ -221,7 +221,7 @@ def test_noise_and_higher_orders_exclude_each_other() -> None:
             path(schedule, torch.tensor([250]), 10),
             condition(1),
             solver=Solver(2),
-            churn=lambda j, x, r, s: None,
+            stochastic=lambda j, x, r, s: None,
         )
 
 

@@ -26,9 +26,9 @@ from inpo.data.fields import Fault
 from inpo.data.validate import validate
 from inpo.methods import METHODS
 from inpo.noising import Inversion
+from inpo.points import Denoising
 from inpo.release import ReleaseGrid
 from inpo.training.tally import COLUMNS, LABELLED
-from inpo.types import Denoising
 from tests.worlds import F64, gaussian, sd_schedule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +171,7 @@ def test_the_releases_levels_are_as_stated() -> None:
     """σ where the walk ends over σ_t: mean 1.14, 1.49 at t = 50, 6.5 at t = 2; the walk of t > 901 falls short."""
     schedule = sd_schedule()
     grid, t = ReleaseGrid.of(schedule, 10), torch.arange(1000)
-    ends = (100 * grid.count(t) - 99).clamp(min=0)
+    ends = (100 * grid.bucket(t) - 99).clamp(min=0)
     ratio = schedule.at(ends).sigma / schedule.at(t).sigma
     assert [round(float(ratio[i]), 2) for i in (50, 2)] == [1.49, 6.46]
     assert round(float(ratio.mean()), 2) == 1.14

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 MATHEMATICS = [
-    *(ROOT / "inpo" / f"{name}.py" for name in ("types", "schedule", "ddim", "release", "noising", "methods", "implicit")),
+    *(ROOT / "inpo" / f"{name}.py" for name in ("points", "schedule", "ddim", "grid", "release", "noising", "methods", "implicit")),
     *sorted((ROOT / "inpo" / "objectives").glob("*.py")),
     ROOT / "inpo" / "training" / "step.py",
 ]

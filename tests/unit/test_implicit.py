@@ -12,9 +12,10 @@ from torch import Tensor
 from inpo.implicit import ImplicitReward, path_times
 from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.objectives.pairwise import implicit_margin
+from inpo.points import Denoising
 from inpo.randomness import PairNoise, seed_for
 from inpo.schedule import FlowSchedule, Prediction, Schedule
-from inpo.types import Condition, Denoiser, Denoising, PairBatch
+from inpo.types import Condition, Denoiser, PairBatch
 from inpo.world.gaussian import GaussianDenoiser
 from tests.worlds import F64, AffineDenoiser, condition, flow_schedule, gaussian, sd_schedule
 

@@ -9,11 +9,12 @@ import torch
 
 from inpo import ddim
 from inpo.noising import Forward, Inversion, InversionStep, Noising
+from inpo.points import NoisedPairs
 from inpo.randomness import PairNoise
 from inpo.schedule import FlowSchedule, Prediction, Schedule
 from inpo.training.gradient import step_times
 from inpo.training.settings import TrainConfig
-from inpo.types import Condition, NoisedPairs, PairBatch
+from inpo.types import Condition, PairBatch
 from tests.worlds import F64, AffineDenoiser, ConstantDenoiser, flow_schedule, pairs, sd_schedule
 
 TIMES = torch.tensor([999, 3, 250, 251, 700, 0, 640, 99])
@@ -89,7 +90,7 @@ def test_diffusion_dpo_shares_the_noise_and_inpo_does_not_need_any() -> None:
         assert not torch.allclose(noised.win.tau, noised.lose.tau)  # type: ignore[union-attr]
 
 
-def test_shared_churn_is_one_draw_for_both_sides() -> None:
+def test_shared_noise_of_a_step_is_one_draw_for_both_sides() -> None:
     """With a network that answers 0 at η = 1, x_t − α x_0 is the injected noise alone: equal for w and l only if shared."""
     denoiser = ConstantDenoiser(sd_schedule(), torch.zeros(1, dtype=F64))
     for shared in (True, False):

@@ -196,7 +196,7 @@ def test_an_image_that_breaks_while_training_names_its_row(tmp_path: Path) -> No
     path = write(tmp_path / "p.parquet", [*(row(i) for i in range(3)), row(3, jpg_1=bytes(data))])
     with load_file(path, replace(BASE, verify="headers")) as loader, pytest.raises(InputError) as caught:
         loader.fetch(range(4))
-    assert "p.parquet, row 3: the winning image is a broken one: damaged PNG" in str(caught.value)
+    assert "p.parquet, row 3: cannot decode the winning image: damaged PNG" in str(caught.value)
     assert "data.verify=full" in str(caught.value)
 
 

@@ -27,7 +27,8 @@ from inpo.data.sources import ParquetPairs
 from inpo.data.validate import validate
 from inpo.errors import InputError
 from inpo.objectives import Dpo
-from inpo.types import Denoising, PairRecord
+from inpo.points import Denoising
+from inpo.types import PairRecord
 from inpo.world.pairs import WorldPairs
 from tests.unit.data.layouts import as_csv, as_jsonl, as_parquet, as_sides
 from tests.unit.data.making import SIDE, MadePairs, SmallEncoder, pair_record, png, row, write

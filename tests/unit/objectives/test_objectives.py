@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from inpo.methods import METHODS
 from inpo.objectives import Dmpo, Dpo, Dspo, Ipo, Kto, Mapo, Objective, Sft, Smpo
-from inpo.types import Denoising
+from inpo.points import Denoising
 from tests.worlds import F64
 
 ONE = torch.ones(1, dtype=F64)

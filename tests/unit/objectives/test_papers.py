@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from inpo.objectives import Dmpo, Dpo, Dspo, Ipo, Kto, Mapo, Objective, Smpo, gain_baseline
 from inpo.objectives.reference_free import bernoulli_weight
-from inpo.types import Denoising
+from inpo.points import Denoising
 from tests.unit.objectives.test_objectives import F64, ONE, random_side, side
 
 WIN, LOSE = side(0.10, 0.12), side(0.14, 0.13)

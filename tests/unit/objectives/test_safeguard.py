@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from inpo.objectives import Dmpo, Dpo, Dspo, Mapo, Objective, Safeguard
-from inpo.types import Denoising
+from inpo.points import Denoising
 from tests.unit.objectives.test_objectives import F64, random_side
 
 

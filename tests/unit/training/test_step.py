@@ -11,11 +11,11 @@ from torch.testing import assert_close
 from inpo.errors import RunFault
 from inpo.methods import METHODS
 from inpo.objectives import Safeguard
+from inpo.points import NoisedPairs
 from inpo.randomness import PairNoise
 from inpo.training.step import preference_step
 from inpo.training.stop import Stop
 from inpo.training.trainer import Trainer
-from inpo.types import NoisedPairs
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, tiny_subject
 from tests.training_runs import moved_subject, settings, trainer
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from inpo.errors import InputError, RunFault
 from inpo.methods import INPO
 from inpo.objectives import Dpo
+from inpo.points import Denoising
 from inpo.training import OptimizerConfig, checks, tally
 from inpo.training.stop import Stop
 from inpo.training.trainer import Trainer
-from inpo.types import Condition, Denoising, PairBatch
+from inpo.types import Condition, PairBatch
 from tests.tiny_denoiser import MemoryLoader, TinyDenoiser, tiny_subject
 from tests.training_runs import SETTINGS, moved_subject, settings, trainer
 
