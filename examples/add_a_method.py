@@ -17,7 +17,7 @@ from inpo.noising import Inversion
 from inpo.objectives import Needs, OnMargin
 from inpo.points import Denoising
 from inpo.randomness import PairNoise, stratified_uniform
-from inpo.schedule import Prediction, Schedule, vp_from_config
+from inpo.schedule import PredictionType, Schedule, vp_from_config
 from inpo.training.step import preference_step
 from inpo.types import Condition, PairBatch
 
@@ -43,7 +43,7 @@ class ToyDenoiser(nn.Module):
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
-        self.prediction: Prediction = "epsilon"
+        self.prediction_type: PredictionType = "epsilon"
         self.convolution = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

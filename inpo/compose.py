@@ -128,7 +128,7 @@ def check_generator(model: str | ModelConfig, config: GenerationConfig, option: 
     with naming(option):
         parts = examine(resolve_model(ModelConfig(model) if isinstance(model, str) else model))
         check_steps(parts.schedule, config)
-        check_scheduler(parts.prediction, config)
+        check_scheduler(parts.prediction_type, config)
         if config.resolution is not None:
             parts.require_side(config.resolution)
 

@@ -13,22 +13,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from inpo.schedule import Level, Prediction, Schedule
+from inpo.schedule import Level, PredictionType, Schedule
 from inpo.types import Condition, Denoiser
 
 
-def to_x_0_and_eps(kind: Prediction, x_t: Tensor, prediction: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+def to_x_0_and_eps(prediction_type: PredictionType, x_t: Tensor, prediction: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """(x̂_0, ε̂) that a network's prediction stands for at `level` (M3; DDIM, arXiv:2010.02502; v: arXiv:2202.00512, App. D).
 
     ε-prediction divides by α, so a level with α = 0 (zero terminal SNR) is `ValueError`; x_0-prediction divides by σ
     and is `ValueError` at the clean node. v and velocity never divide.
     """
     alpha, sigma = level.coefficients(x_t)
-    if kind == "v_prediction":
+    if prediction_type == "v_prediction":
         return alpha * x_t - sigma * prediction, sigma * x_t + alpha * prediction
-    if kind == "flow":
+    if prediction_type == "flow":
         return x_t - sigma * prediction, x_t + alpha * prediction
-    if kind == "epsilon":
+    if prediction_type == "epsilon":
         # Asked of the level, which lies on the CPU: its copy beside the latents would be waited for.
         if bool((level.alpha == 0).any()):
             raise ValueError("alpha_t = 0 with ε-prediction: x_0 cannot be recovered; zero-terminal-SNR checkpoints predict v")
@@ -38,14 +38,14 @@ def to_x_0_and_eps(kind: Prediction, x_t: Tensor, prediction: Tensor, level: Lev
     return prediction, (x_t - alpha * prediction) / sigma
 
 
-def target(kind: Prediction, x_0: Tensor, tau: Tensor, level: Level) -> Tensor:
+def target(prediction_type: PredictionType, x_0: Tensor, tau: Tensor, level: Level) -> Tensor:
     """What a network of this kind should predict at x_t = α x_0 + σ τ (M7): τ; α τ − σ x_0; τ − x_0; or x_0."""
-    if kind == "epsilon":
+    if prediction_type == "epsilon":
         return tau
-    if kind == "v_prediction":
+    if prediction_type == "v_prediction":
         alpha, sigma = level.coefficients(x_0)
         return alpha * tau - sigma * x_0
-    return tau - x_0 if kind == "flow" else x_0
+    return tau - x_0 if prediction_type == "flow" else x_0
 
 
 def add_noise(x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
@@ -72,21 +72,23 @@ StochasticRule = Callable[[int, Tensor, Level, Level], StochasticStep | None]
 """(step, x_r, r, s): how the step from r to s departs from DDIM; None where it does not."""
 
 
-def transfer(kind: Prediction, x_r: Tensor, prediction: Tensor, r: Level, s: Level) -> Tensor:
+def transfer(prediction_type: PredictionType, x_r: Tensor, prediction: Tensor, r: Level, s: Level) -> Tensor:
     """x_s = α_s x̂_0(x_r) + σ_s ε̂(x_r) (M2), from level r to level s. To less noise it samples, to more it inverts.
 
     With x̄ = x/α and ς = σ/α it is x̄_s = x̄_r + (ς_s − ς_r) ε̂, the paper's reparametrised DDIM, and x̂_0 = x̄_r − ς_r ε̂
     is the one-step generator (M3).
     """
-    x_0, eps = to_x_0_and_eps(kind, x_r, prediction, r)
+    x_0, eps = to_x_0_and_eps(prediction_type, x_r, prediction, r)
     alpha, sigma = s.coefficients(x_r)
     return alpha * x_0 + sigma * eps
 
 
-def stochastic_transfer(kind: Prediction, x_r: Tensor, prediction: Tensor, levels: tuple[Level, Level], step: StochasticStep) -> Tensor:
+def stochastic_transfer(
+    prediction_type: PredictionType, x_r: Tensor, prediction: Tensor, levels: tuple[Level, Level], step: StochasticStep
+) -> Tensor:
     """`transfer` with a shrunk direction and fresh noise (M6): x_s = α_s x̂_0 + √(σ_s² − ω²) ε̂ + ω n."""
     r, s = levels
-    x_0, eps = to_x_0_and_eps(kind, x_r, prediction, r)
+    x_0, eps = to_x_0_and_eps(prediction_type, x_r, prediction, r)
     return s.coefficients(x_r)[0] * x_0 + step.direction * eps + step.noise
 
 
@@ -105,7 +107,7 @@ def predict_at(denoiser: Denoiser, x: Tensor, level: Level, condition: Condition
 def sample(denoiser: Denoiser, x_t: Tensor, nodes: Sequence[Level], condition: Condition) -> Tensor:
     """Deterministic sampling from nodes[0] down to nodes[-1] by (M2); `x_t`: `[B,C,H,W]`, one network evaluation a step."""
     for r, s in pairwise(nodes):
-        x_t = transfer(denoiser.prediction, x_t, predict_at(denoiser, x_t, r, condition), r, s)
+        x_t = transfer(denoiser.prediction_type, x_t, predict_at(denoiser, x_t, r, condition), r, s)
     return x_t
 
 
@@ -139,7 +141,7 @@ def walk(
     one Δ before t. `stochastic` mixes noise into steps (order 1 only). Raises `ValueError` for a solver that cannot run here.
     """
     solver = solver or Solver()
-    solver.require(denoiser.prediction, nodes, stochastic=stochastic is not None)
+    solver.require(denoiser.prediction_type, nodes, stochastic=stochastic is not None)
     history, x = _History(denoiser, condition, solver), x_0
     for j, (r, s) in enumerate(pairwise(nodes)):
         x, r = x[: len(s)], r[: len(s)]
@@ -209,14 +211,14 @@ class Solver:
         """How often a walk of `k` steps asks the network."""
         return k + 1 if self.order == 2 else k * (1 + self.corrector_steps)
 
-    def require(self, kind: Prediction, nodes: Sequence[Level], *, stochastic: bool) -> None:
+    def require(self, prediction_type: PredictionType, nodes: Sequence[Level], *, stochastic: bool) -> None:
         """Raises `ValueError` where a higher order meets noise, or an α of 0 at which ς is infinite."""
         if self.plain:
             return
         if stochastic:
             raise ValueError("added noise (eta > 0) needs order=1 without a corrector: slopes of a noisy path have no second order")
         # A flow's slope is a function of t, and a corrector's last step may end where ς is infinite: it is not divided by.
-        asked = nodes[:0] if kind == "flow" else nodes if self.order == 2 else nodes[:-1]
+        asked = nodes[:0] if prediction_type == "flow" else nodes if self.order == 2 else nodes[:-1]
         if any(bool((node.alpha == 0).any()) for node in asked):
             raise ValueError("a second-order step can neither start nor end at alpha_t = 0, where ς is infinite")
 
@@ -229,7 +231,7 @@ class _History:
         self.denoiser, self.condition, self.solver = denoiser, condition, solver
         self.previous: tuple[Tensor, Level] | None = None
         # Euler uses the prediction as it is: no conversion, so v at α = 0 stays exact.
-        self.kind: Prediction = denoiser.prediction if solver.plain or denoiser.prediction == "flow" else "epsilon"
+        self.kind: PredictionType = denoiser.prediction_type if solver.plain or denoiser.prediction_type == "flow" else "epsilon"
 
     def prediction(self, x: Tensor, r: Level, s: Level) -> Tensor:
         slope = self._slope(x, r)
@@ -244,7 +246,7 @@ class _History:
 
     def _slope(self, x: Tensor, level: Level) -> Tensor:
         answer = predict_at(self.denoiser, x, level, self.condition[: len(level)])
-        return answer if self.kind == self.denoiser.prediction else to_x_0_and_eps(self.denoiser.prediction, x, answer, level)[1]
+        return answer if self.kind == self.denoiser.prediction_type else to_x_0_and_eps(self.denoiser.prediction_type, x, answer, level)[1]
 
     def _heun(self, x: Tensor, slope: Tensor, levels: tuple[Level, Level], predicted: Tensor | None = None) -> Tensor:
         there = transfer(self.kind, x, slope if predicted is None else predicted, *levels)
@@ -280,9 +282,9 @@ class Guided:
         return self.denoiser.schedule
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> PredictionType:
         """The wrapped denoiser's prediction type: guidance is linear, so it holds for all of them."""
-        return self.denoiser.prediction
+        return self.denoiser.prediction_type
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         if self.scale == 1.0:

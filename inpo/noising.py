@@ -93,7 +93,7 @@ class Forward:
 
     @staticmethod
     def _point(denoiser: Denoiser, x_0: Tensor, level: Level, eps: Tensor) -> Noised:
-        return Noised(ddim.add_noise(x_0, eps, level), level.t, ddim.target(denoiser.prediction, x_0, eps, level), eps)
+        return Noised(ddim.add_noise(x_0, eps, level), level.t, ddim.target(denoiser.prediction_type, x_0, eps, level), eps)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Inversion:
 
     def _points(self, denoiser: Denoiser, x_0: Tensor, step: Step) -> Noised:
         tau = ddim.implied_noise(x_0, step.x_s, step.s)
-        return Noised(step.x_s, step.s.t, ddim.target(denoiser.prediction, x_0, tau, step.s), tau)
+        return Noised(step.x_s, step.s.t, ddim.target(denoiser.prediction_type, x_0, tau, step.s), tau)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class InversionStep(Inversion):
 
     def _points(self, denoiser: Denoiser, x_0: Tensor, step: Step) -> Noised:
         tau = ddim.implied_noise(x_0, step.x_s, step.s)
-        return Noised(step.x_s, step.s.t, ddim.target(denoiser.prediction, *ddim.step_noise(step), step.s), tau)
+        return Noised(step.x_s, step.s.t, ddim.target(denoiser.prediction_type, *ddim.step_noise(step), step.s), tau)
 
 
 def _check_range(t_range: Span) -> None:

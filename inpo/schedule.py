@@ -16,8 +16,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
-PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow", "sample")
+PredictionType = Literal["epsilon", "v_prediction", "flow", "sample"]
+"""What a network predicts, in diffusers' words: ε, v, the velocity of a rectified flow, or x_0. No model that is loaded predicts x_0
+("sample"); the mathematics has it, for exact denoisers."""
 FLOW_TIME_SCALE = 1000.0
 Span = tuple[float, float]
 """A part of the path from data (0) to noise (1), as shares of its length: low and high."""

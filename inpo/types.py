@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from inpo.schedule import Prediction, Schedule
+    from inpo.schedule import PredictionType, Schedule
 
 Rows = slice | Sequence[int] | Tensor
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -56,7 +56,7 @@ class Denoiser(Protocol):
         """The path from data to noise that the network was trained on."""
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> PredictionType:
         """What the network predicts."""
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.randomness import torch_rng
-from inpo.schedule import Prediction, VPSchedule, vp_from_config
+from inpo.schedule import PredictionType, VPSchedule, vp_from_config
 from inpo.training.subject import Subject
 from inpo.types import Condition, Denoiser, PairBatch
 
@@ -26,7 +26,7 @@ SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 class TinyDenoiser(nn.Module):
     """Two convolutions, with the time and the condition added between them."""
 
-    prediction: Prediction = "epsilon"
+    prediction_type: PredictionType = "epsilon"
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inpo.schedule import FlowSchedule, Prediction, Schedule, VPSchedule, vp_from_config
+from inpo.schedule import FlowSchedule, PredictionType, Schedule, VPSchedule, vp_from_config
 from inpo.types import Condition, PairBatch
 from inpo.world.gaussian import GaussianDenoiser
 
@@ -33,15 +33,16 @@ def flow_schedule() -> FlowSchedule:
     return FlowSchedule(dtype=F64)
 
 
-def gaussian(schedule: Schedule, prediction: Prediction = "epsilon") -> GaussianDenoiser:
+def gaussian(schedule: Schedule, prediction_type: PredictionType = "epsilon") -> GaussianDenoiser:
     """One Gaussian over 1×1×2 latents with different mean and spread in each coordinate."""
-    return GaussianDenoiser.single(schedule, torch.tensor([[[0.5, -0.3]]], dtype=F64), torch.tensor([[[0.6, 1.2]]], dtype=F64), prediction)
+    mean, std = torch.tensor([[[0.5, -0.3]]], dtype=F64), torch.tensor([[[0.6, 1.2]]], dtype=F64)
+    return GaussianDenoiser.single(schedule, mean, std, prediction_type)
 
 
-def mixture(schedule: Schedule, prediction: Prediction = "epsilon") -> GaussianDenoiser:
+def mixture(schedule: Schedule, prediction_type: PredictionType = "epsilon") -> GaussianDenoiser:
     """Two modes at ±1, one coordinate."""
     means, stds = torch.tensor([-1.0, 1.0], dtype=F64).view(2, 1, 1, 1), torch.full((2, 1, 1, 1), 0.3, dtype=F64)
-    return GaussianDenoiser(schedule, prediction, means, stds, torch.tensor([0.5, 0.5], dtype=F64))
+    return GaussianDenoiser(schedule, prediction_type, means, stds, torch.tensor([0.5, 0.5], dtype=F64))
 
 
 def condition(count: int) -> Condition:
@@ -61,7 +62,7 @@ class ConstantDenoiser:
 
     schedule: Schedule
     eps: Tensor
-    prediction: Prediction = "epsilon"
+    prediction_type: PredictionType = "epsilon"
     asked: list[Tensor] = field(default_factory=list)
     conditions: list[Tensor] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ class AffineDenoiser:
     """ε = x·a + b(t) + condition: cheap, different for every example, time and condition, so that mixing rows up shows."""
 
     schedule: Schedule
-    prediction: Prediction = "epsilon"
+    prediction_type: PredictionType = "epsilon"
     asked: int = 0
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -72,7 +72,7 @@ def generate(
     """
     wanted = shots(prompts, config)
     check_steps(model.policy.schedule, config)
-    check_scheduler(model.policy.prediction, config)
+    check_scheduler(model.policy.prediction_type, config)
     records = _prepare(out_folder, wanted, _settings(model, config), force=force)
     missing = [shot for shot in wanted if shot.name not in records]
     if missing:

@@ -18,7 +18,7 @@ from inpo.checking import number, one_of, whole
 from inpo.ddim import Guided, sample
 from inpo.errors import InputError
 from inpo.randomness import seed_for
-from inpo.schedule import FLOW_TIME_SCALE, Prediction, Schedule
+from inpo.schedule import FLOW_TIME_SCALE, PredictionType, Schedule
 from inpo.types import Condition, Denoiser, Dtype, Encoder
 
 SCHEDULERS = ("ddim", "euler", "dpmsolver++")
@@ -146,7 +146,7 @@ def generate_latents(model: GenerativeModel, batch: Sequence[Shot], config: Gene
         guided = Guided(policy, empty, guidance_of(model, config))
         if config.scheduler == "ddim":
             return sample(guided, x_T, model.policy.schedule.sampling_nodes(config.steps, len(batch)), condition)
-        scheduler = _diffusers_scheduler(model.scheduler_config, config, _diffusers_name(config.scheduler, guided.prediction))
+        scheduler = _diffusers_scheduler(model.scheduler_config, config, _diffusers_name(config.scheduler, guided.prediction_type))
         return _sample_with_diffusers(scheduler, guided, x_T, condition)
 
 
@@ -199,14 +199,14 @@ def check_steps(schedule: Schedule, config: GenerationConfig) -> None:
         raise InputError(f"steps={config.steps} does not fit the model's schedule: {error}") from error
 
 
-def check_scheduler(prediction: Prediction, config: GenerationConfig) -> None:
-    """Raises `InputError` where `config.scheduler` cannot sample a network of this prediction."""
+def check_scheduler(prediction_type: PredictionType, config: GenerationConfig) -> None:
+    """Raises `InputError` where `config.scheduler` cannot sample a network of this prediction type."""
     if config.scheduler != "ddim":
-        _diffusers_name(config.scheduler, prediction)
+        _diffusers_name(config.scheduler, prediction_type)
 
 
-def _diffusers_name(scheduler: str, prediction: Prediction) -> str:
-    known = _OF_DIFFUSERS_FOR_FLOW if prediction == "flow" else _OF_DIFFUSERS
+def _diffusers_name(scheduler: str, prediction_type: PredictionType) -> str:
+    known = _OF_DIFFUSERS_FOR_FLOW if prediction_type == "flow" else _OF_DIFFUSERS
     if scheduler not in known:
         raise InputError(
             f"scheduler={scheduler!r} cannot sample a rectified flow, which this model is: use {' or '.join(['ddim', *known])}"
@@ -224,7 +224,7 @@ def _diffusers_scheduler(settings: Mapping[str, object], config: GenerationConfi
 
 def _sample_with_diffusers(scheduler: Any, denoiser: Denoiser, x_T: Tensor, condition: Condition) -> Tensor:
     """Lets one of diffusers' schedulers lead. It holds a state for each call, so one scheduler serves one batch."""
-    if denoiser.prediction == "flow":
+    if denoiser.prediction_type == "flow":
         return _sample_flow_with_diffusers(scheduler, denoiser, x_T, condition)
     x_t: Tensor = x_T * scheduler.init_noise_sigma
     for t in scheduler.timesteps:

@@ -105,6 +105,6 @@ def controlled(policy: NetworkDenoiser, network: nn.Module, pictures: Tensor, sc
     """A denoiser whose UNet is steered; the policy's own is not changed. `pictures`, `scale`: as `ControlledUNet`."""
     both = ControlledUNet(cast("UNet2DConditionModel", policy.network), network, pictures, scale)
     steered = StableDiffusionDenoiser(
-        both, policy.schedule, policy.prediction, pixels_per_latent=policy.pixels_per_latent, dtype=policy.compute_dtype
+        both, policy.schedule, policy.prediction_type, pixels_per_latent=policy.pixels_per_latent, dtype=policy.compute_dtype
     )
     return steered.train(policy.training)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from inpo.models.targets import ADAPTABLE
-from inpo.schedule import Prediction, Schedule
+from inpo.schedule import PredictionType, Schedule
 from inpo.types import Condition, Dtype
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,12 +32,12 @@ class NetworkDenoiser(nn.Module, ABC):
     """What diffusers calls this network in a pipeline; the names of its weights begin with it."""
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, prediction: Prediction, *, pixels_per_latent: int, dtype: Dtype = "fp32"
+        self, network: nn.Module, schedule: Schedule, prediction_type: PredictionType, *, pixels_per_latent: int, dtype: Dtype = "fp32"
     ) -> None:
         super().__init__()
         self.add_module(self.part, network)
         self.schedule = schedule
-        self.prediction = prediction
+        self.prediction_type = prediction_type
         self.pixels_per_latent = pixels_per_latent
         self.compute_dtype = dtype
 

@@ -46,7 +46,7 @@ def load(
     vae = cast("AutoencoderKL", load_module(VAE, parts.vae).to(device))
     towers = load_towers(parts, device, dtype=config.dtype)
     encoder = wiring.encoder(vae, towers, parts.family, reading=parts.reading, zero_empty=parts.zero_empty)
-    policy = wiring.denoiser(network, parts.schedule, parts.prediction, pixels_per_latent=encoder.scale, dtype=config.dtype)
+    policy = wiring.denoiser(network, parts.schedule, parts.prediction_type, pixels_per_latent=encoder.scale, dtype=config.dtype)
     whole = Model(policy.to(device).eval(), encoder, parts.family, parts.folder, parts.scheduler_config)
     if not lora:
         return whole

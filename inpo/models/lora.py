@@ -22,7 +22,7 @@ from inpo.models.config import Lora
 from inpo.models.denoiser import freeze
 from inpo.models.targets import ATTENTION, target_layers
 from inpo.randomness import torch_rng
-from inpo.schedule import Prediction, Schedule
+from inpo.schedule import PredictionType, Schedule
 from inpo.types import Condition, Denoiser
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ class AdaptersOff:
         return self._policy.schedule
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> PredictionType:
         """The policy's."""
-        return self._policy.prediction
+        return self._policy.prediction_type
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """What the base model predicts, `[B,C,H,W]`."""

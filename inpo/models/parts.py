@@ -26,7 +26,7 @@ from inpo.models.prompts import Reading
 from inpo.models.schedules import read_schedule
 from inpo.models.sides import check_side
 from inpo.models.single_file import unpack
-from inpo.schedule import Prediction, Schedule
+from inpo.schedule import PredictionType, Schedule
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Parts:
     vae: Path
     scheduler_config: Mapping[str, object]
     schedule: Schedule
-    prediction: Prediction
+    prediction_type: PredictionType
     reading: Reading
     zero_empty: bool
     absent: frozenset[str] = frozenset()
@@ -127,10 +127,10 @@ def _examine(config: ModelConfig) -> Parts:
         weights_variant(part, VAE.weights)
     file = folder / SCHEDULER.name / "scheduler_config.json"
     scheduler_config = read_json(file)
-    schedule, prediction = read_schedule(scheduler_config, file, family, asserted=config.prediction)
+    schedule, prediction_type = read_schedule(scheduler_config, file, family, asserted=config.prediction)
     zero_empty = bool(read_json(folder / INDEX).get("force_zeros_for_empty_prompt", family.zero_empty))
     reading = _reading(config, folder, family, absent)
-    return Parts(folder, family, network, vae, scheduler_config, schedule, prediction, reading, zero_empty, absent)
+    return Parts(folder, family, network, vae, scheduler_config, schedule, prediction_type, reading, zero_empty, absent)
 
 
 def _network(config: ModelConfig, folder: Path, family: Family) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inpo.errors import InputError
 from inpo.models.families import Family
-from inpo.schedule import FLOW_TIME_SCALE, FlowSchedule, Prediction, Schedule, vp_from_config
+from inpo.schedule import FLOW_TIME_SCALE, FlowSchedule, PredictionType, Schedule, vp_from_config
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
 # Each moves the sampler's grid, or makes it depend on the picture's size.
@@ -17,7 +17,7 @@ _OTHER_GRIDS = (
 )  # fmt: skip
 
 
-def read_schedule(config: Mapping[str, object], file: Path, family: Family, *, asserted: str | None) -> tuple[Schedule, Prediction]:
+def read_schedule(config: Mapping[str, object], file: Path, family: Family, *, asserted: str | None) -> tuple[Schedule, PredictionType]:
     """The schedule of a family's pipeline and its network's prediction, from `config`, the content of `file`.
 
     `asserted`: what the user expects it to predict. Raises `InputError` for a scheduler of the other kind, for settings that are not
@@ -27,16 +27,16 @@ def read_schedule(config: Mapping[str, object], file: Path, family: Family, *, a
     if ("FlowMatch" in kind) != (family.path == "flow"):
         wanted, path = (FLOW, "a rectified flow") if family.path == "flow" else ("DDIMScheduler", "a table of noise levels")
         raise InputError(f"{file} is of a {kind or 'scheduler without _class_name'}; {family.title} follows {path}: expected a {wanted}")
-    schedule, prediction = _flow(config, file) if family.path == "flow" else _table(config, file)
-    if asserted not in (None, prediction):
+    schedule, prediction_type = _flow(config, file) if family.path == "flow" else _table(config, file)
+    if asserted not in (None, prediction_type):
         raise InputError(
-            f"model.prediction={asserted!r}, but {file} says prediction_type={prediction!r}: use a recipe for such a model, "
+            f"model.prediction={asserted!r}, but {file} says prediction_type={prediction_type!r}: use a recipe for such a model, "
             "or mend that file if the network was trained otherwise (results are saved with it)"
         )
-    return schedule, prediction
+    return schedule, prediction_type
 
 
-def _flow(config: Mapping[str, object], file: Path) -> tuple[Schedule, Prediction]:
+def _flow(config: Mapping[str, object], file: Path) -> tuple[Schedule, PredictionType]:
     kind = config["_class_name"]
     other = next((key for key in _OTHER_GRIDS if config.get(key)), None)
     if other or kind != FLOW:
@@ -47,19 +47,19 @@ def _flow(config: Mapping[str, object], file: Path) -> tuple[Schedule, Predictio
     return FlowSchedule(float(shift)), "flow"
 
 
-def _table(config: Mapping[str, object], file: Path) -> tuple[Schedule, Prediction]:
+def _table(config: Mapping[str, object], file: Path) -> tuple[Schedule, PredictionType]:
     kind = str(config.get("_class_name", ""))
     if kind.startswith("EDM") or config.get("timestep_type") == "continuous":
         raise InputError(f"{file} is of a {kind} in continuous time: a model of EDM's kind, which is not supported")
     said = config.get("prediction_type", "epsilon")
     if said not in ("epsilon", "v_prediction"):
         raise InputError(f"{file}: prediction_type={said!r} is not supported; expected epsilon or v_prediction")
-    prediction: Prediction = "epsilon" if said == "epsilon" else "v_prediction"
+    prediction_type: PredictionType = "epsilon" if said == "epsilon" else "v_prediction"
     try:
         schedule = vp_from_config(config)
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error
-    if prediction == "epsilon" and not bool(schedule.alphas_cumprod.all()):
+    if prediction_type == "epsilon" and not bool(schedule.alphas_cumprod.all()):
         cause = "rescale_betas_zero_snr" if config.get("rescale_betas_zero_snr") else "a beta of 1"
         raise InputError(f"{file}: {cause} needs prediction_type v_prediction: at α_T = 0 an ε says nothing about x_0")
-    return schedule, prediction
+    return schedule, prediction_type

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inpo.schedule import FlowSchedule, Level, Prediction, Schedule
+from inpo.schedule import FlowSchedule, Level, PredictionType, Schedule
 from inpo.types import Condition
 
 
@@ -25,15 +25,15 @@ class GaussianDenoiser:
     """
 
     schedule: Schedule
-    prediction: Prediction
+    prediction_type: PredictionType
     means: Tensor
     stds: Tensor
     weights: Tensor
 
     @classmethod
-    def single(cls, schedule: Schedule, mean: Tensor, std: Tensor, prediction: Prediction = "epsilon") -> GaussianDenoiser:
+    def single(cls, schedule: Schedule, mean: Tensor, std: Tensor, prediction_type: PredictionType = "epsilon") -> GaussianDenoiser:
         """One Gaussian; `mean`, `std`: `[C,H,W]`."""
-        return cls(schedule, prediction, mean[None], std[None], torch.ones(1, dtype=mean.dtype))
+        return cls(schedule, prediction_type, mean[None], std[None], torch.ones(1, dtype=mean.dtype))
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The prediction at x_t `[B,C,H,W]`. Time 0 of a flow, at which only a clean latent is asked, is the clean node."""
@@ -45,11 +45,11 @@ class GaussianDenoiser:
         """The prediction at a noise level."""
         alpha, sigma = level.coefficients(x_t)
         eps, x_0 = self._eps_and_x_0(x_t, alpha, sigma)
-        if self.prediction == "epsilon":
+        if self.prediction_type == "epsilon":
             return eps
-        if self.prediction == "v_prediction":
+        if self.prediction_type == "v_prediction":
             return alpha * eps - sigma * x_0
-        return eps - x_0 if self.prediction == "flow" else x_0
+        return eps - x_0 if self.prediction_type == "flow" else x_0
 
     def _eps_and_x_0(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         x, a, s = x_t[:, None], alpha[:, None], sigma[:, None]

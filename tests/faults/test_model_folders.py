@@ -95,7 +95,7 @@ def test_a_recipe_for_another_prediction_is_one_clear_line(tiny_pipeline: Path, 
     """What the network predicts is the folder's to say; a recipe may only agree."""
     folders = {"epsilon": tiny_pipeline, "v_prediction": tiny_v_pipeline}
     other = next(name for name in folders if name != said)
-    assert load(ModelConfig(str(folders[said]), prediction=said)).policy.prediction == said
+    assert load(ModelConfig(str(folders[said]), prediction=said)).policy.prediction_type == said
     refused(
         ModelConfig(str(folders[other]), prediction=said), f"model.prediction='{said}'", f"prediction_type='{other}'", "scheduler_config"
     )

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from inpo import ddim
-from inpo.schedule import FlowSchedule, Prediction, vp_from_config
+from inpo.schedule import FlowSchedule, PredictionType, vp_from_config
 from tests.worlds import SD_CONFIG
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
@@ -29,7 +29,7 @@ def test_a_pndm_config_names_the_same_path() -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize(("spacing", "steps"), [("leading", 10), ("leading", 7), ("trailing", 10)])
-def test_sampling_equals_ddim_step_by_step(kind: Prediction, spacing: str, steps: int) -> None:
+def test_sampling_equals_ddim_step_by_step(kind: PredictionType, spacing: str, steps: int) -> None:
     """Ten steps with a fixed random network answer at each: every intermediate latent agrees to 1e-4, the final node (ᾱ_0) too."""
     theirs = DDIMScheduler(**{**SD_CONFIG, "prediction_type": kind, "timestep_spacing": spacing})  # type: ignore[arg-type]
     theirs.set_timesteps(steps)

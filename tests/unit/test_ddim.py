@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 import torch
 
 from inpo import ddim
 from inpo.ddim import Guided, Solver
-from inpo.schedule import PREDICTIONS, Level, Prediction, Schedule
+from inpo.schedule import Level, PredictionType, Schedule
 from inpo.types import Condition
 from tests.worlds import (
     F64,
@@ -36,8 +37,8 @@ def some(count: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
-def test_conversions_are_inverses(kind: Prediction) -> None:
+@pytest.mark.parametrize("kind", get_args(PredictionType))
+def test_conversions_are_inverses(kind: PredictionType) -> None:
     """The target made from (x_0, ε) converts back to (x_0, ε) at x_t = α x_0 + σ ε (docs/method.md §2), to 1e-12 in fp64."""
     schedule: Schedule = flow_schedule() if kind == "flow" else sd_schedule()
     level = schedule.at(T.double() / 1000 if kind == "flow" else T)
@@ -49,8 +50,8 @@ def test_conversions_are_inverses(kind: Prediction) -> None:
     torch.testing.assert_close(ddim.implied_noise(x_0, x_t, level), eps, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
-def test_transfer_there_and_back_is_the_identity_with_the_true_noise(kind: Prediction) -> None:
+@pytest.mark.parametrize("kind", get_args(PredictionType))
+def test_transfer_there_and_back_is_the_identity_with_the_true_noise(kind: PredictionType) -> None:
     """(M2) with the true ε takes x_r to x_s exactly, and back."""
     schedule: Schedule = flow_schedule() if kind == "flow" else sd_schedule()
     r, s = (schedule.at(t.double() / 1000 if kind == "flow" else t) for t in (T, torch.tensor([700, 10, 500])))
@@ -156,7 +157,7 @@ def test_prediction_types_walk_the_same_path(solver: Solver) -> None:
     """The perfect ε- and v-networks of one Gaussian give the same x_t, except where the clean node is asked at index 0."""
     schedule, t = sd_schedule(), torch.full((8,), 430)
     x_0 = gaussian(schedule).sample(8, torch.Generator().manual_seed(3))
-    kinds: tuple[Prediction, ...] = ("epsilon", "v_prediction")
+    kinds: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
     ends = [ddim.invert(gaussian(schedule, kind), x_0, path(schedule, t, 50), condition(8), solver=solver) for kind in kinds]
     torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=0.02)
 
@@ -252,7 +253,7 @@ def test_guidance_is_the_linear_extrapolation_and_free_at_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
-def test_a_steps_own_noise_is_what_the_network_answered_there(kind: Prediction) -> None:
+def test_a_steps_own_noise_is_what_the_network_answered_there(kind: PredictionType) -> None:
     """(M11): from the two ends of each step alone, the (x̂_0, ε̂) that the network gave at its source, for walks of unlike length in
     one batch; the first step of each leaves the clean node."""
     schedule: Schedule = flow_schedule() if kind == "flow" else sd_schedule()

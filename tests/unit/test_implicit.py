@@ -14,32 +14,32 @@ from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.objectives.pairwise import implicit_margin
 from inpo.points import Denoising
 from inpo.randomness import PairNoise, seed_for
-from inpo.schedule import FlowSchedule, Prediction, Schedule
+from inpo.schedule import FlowSchedule, PredictionType, Schedule
 from inpo.types import Condition, Denoiser, PairBatch
 from inpo.world.gaussian import GaussianDenoiser
 from tests.worlds import F64, AffineDenoiser, condition, flow_schedule, gaussian, sd_schedule
 
-KINDS: list[Prediction] = ["epsilon", "v_prediction", "flow"]
+KINDS: list[PredictionType] = ["epsilon", "v_prediction", "flow"]
 X_0 = torch.tensor([0.8, -1.1], dtype=F64).view(1, 1, 1, 2)
 MEAN, STD = np.array([0.5, -0.3]), np.array([0.6, 1.2])
 """Of `gaussian`, the policy; the reference is N(0, 1)."""
 
 
-def path(kind: Prediction) -> Schedule:
+def path(kind: PredictionType) -> Schedule:
     return flow_schedule() if kind == "flow" else sd_schedule()
 
 
-def networks(schedule: Schedule, kind: Prediction) -> tuple[GaussianDenoiser, GaussianDenoiser]:
+def networks(schedule: Schedule, kind: PredictionType) -> tuple[GaussianDenoiser, GaussianDenoiser]:
     policy = gaussian(schedule, kind)
     standard = GaussianDenoiser.single(schedule, torch.zeros(1, 1, 2, dtype=F64), torch.ones(1, 1, 2, dtype=F64), kind)
     return policy, standard
 
 
-def reward(noising: Noising, kind: Prediction = "epsilon", times: int = 10, schedule: Schedule | None = None) -> ImplicitReward:
+def reward(noising: Noising, kind: PredictionType = "epsilon", times: int = 10, schedule: Schedule | None = None) -> ImplicitReward:
     return ImplicitReward(*networks(schedule or path(kind), kind), noising, times)
 
 
-def answer(kind: Prediction, x: np.ndarray, at: tuple[float, float], law: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def answer(kind: PredictionType, x: np.ndarray, at: tuple[float, float], law: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """What the perfect network of N(μ, s²) says at x_t: ε = σ (x − α μ)/(α² s² + σ²) and x_0 = (x − σ ε)/α, in its own kind."""
     (alpha, sigma), (mean, std) = at, law
     eps = sigma * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
@@ -47,7 +47,7 @@ def answer(kind: Prediction, x: np.ndarray, at: tuple[float, float], law: tuple[
     return {"epsilon": eps, "v_prediction": alpha * eps - sigma * x_0, "flow": eps - x_0}[kind]
 
 
-def gain(kind: Prediction, x: np.ndarray, at: tuple[float, float]) -> float:
+def gain(kind: PredictionType, x: np.ndarray, at: tuple[float, float]) -> float:
     """R − L at x_t, with the noise that takes x_0 there as the target's."""
     (alpha, sigma), x_0 = at, X_0.numpy().ravel()
     tau = (x - alpha * x_0) / sigma
@@ -65,7 +65,7 @@ def level(schedule: Schedule, t: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_forward_noise_it_is_what_the_formulas_say(kind: Prediction) -> None:
+def test_on_forward_noise_it_is_what_the_formulas_say(kind: PredictionType) -> None:
     """x_t = α x_0 + σ ε with each time's own ε: both errors are polynomials in x_t. To 1e-12 in fp64, for every kind."""
     judge = reward(Forward(), kind)
     noise = PairNoise(seed_for("implicit reward"), 0, tuple(range(10))).normal("forward/win", X_0.expand(10, -1, -1, -1)).numpy()
@@ -77,7 +77,7 @@ def test_on_forward_noise_it_is_what_the_formulas_say(kind: Prediction) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_the_inverted_path_it_is_what_the_formulas_say(kind: Prediction) -> None:
+def test_on_the_inverted_path_it_is_what_the_formulas_say(kind: PredictionType) -> None:
     """Euler's walk of the *policy* written out in x̄ = x/α and ς = σ/α (flow: in t), then the errors. To 1e-12 in fp64."""
     judge = reward(Inversion(inversion_steps=5), kind)
     schedule, expected = judge.policy.schedule, []
@@ -119,7 +119,7 @@ def test_a_policy_that_is_its_reference_rewards_nothing(noising: Noising) -> Non
 
 @pytest.mark.parametrize("noising", [Forward(), Inversion()])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_policy_was_drawn_to_is_rewarded(kind: Prediction, noising: Noising) -> None:
+def test_what_the_policy_was_drawn_to_is_rewarded(kind: PredictionType, noising: Noising) -> None:
     """The policy is the law around w, the reference around 0: r̂_w > r̂_l at every time for l = −w.
 
     g is linear in x_0 but for a term that is the same for both, the noise's: it cancels, because all pictures share it. On the
@@ -135,7 +135,7 @@ def test_what_the_policy_was_drawn_to_is_rewarded(kind: Prediction, noising: Noi
 
 @pytest.mark.parametrize("noising", [Forward(), Inversion(), Inversion(inverter="reference"), InversionStep()])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_difference_of_rewards_is_the_margin_of_the_loss(kind: Prediction, noising: Noising) -> None:
+def test_a_difference_of_rewards_is_the_margin_of_the_loss(kind: PredictionType, noising: Noising) -> None:
     """r̂_w − r̂_l = 2u/β (M8) at the same times and points, with the margin that the objectives themselves compute."""
     judge, beta = reward(noising, kind), 500.0
     win, lose = X_0, X_0.flip(-1)
@@ -167,7 +167,7 @@ class Elsewhere:
     """A network on a device without numbers: nothing that is decided on the way may need them."""
 
     schedule: Schedule
-    prediction: Prediction
+    prediction_type: PredictionType
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return x_t * t.to(x_t.device).view(-1, 1, 1, 1) + condition.tensors["prompt"].view(-1, 1, 1, 1)
@@ -184,7 +184,7 @@ NOISINGS = (
 @pytest.mark.parametrize(
     ("kind", "noising"), [(kind, noising) for kind in KINDS for noising in NOISINGS if kind != "flow" or noising is not RELEASE], ids=str
 )
-def test_times_stay_on_the_cpu(kind: Prediction, noising: Noising) -> None:
+def test_times_stay_on_the_cpu(kind: PredictionType, noising: Noising) -> None:
     """Latents on torch's meta device stand for an accelerator: it refuses to meet the CPU's vectors, or to say what its numbers are."""
     network = Elsewhere(path(kind), kind)
     judge = ImplicitReward(network, network, noising)
@@ -222,8 +222,8 @@ class Spy:
         return self.inner.schedule
 
     @property
-    def prediction(self) -> Prediction:
-        return self.inner.prediction
+    def prediction_type(self) -> PredictionType:
+        return self.inner.prediction_type
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.rows += len(t)
@@ -236,7 +236,7 @@ class Spy:
     (Inversion(inversion_steps=5), 10, 10), (Inversion(inversion_steps=7), 7, 28), (Inversion(times_per_trajectory=3), 10, 10),
     (Inversion(t_range=(0.0, 0.5)), 10, 30), (Inversion(inverter="reference"), 10, 10), (InversionStep(), 10, 10),
 ])  # fmt: skip
-def test_what_a_picture_costs(kind: Prediction, noising: Noising, times: int, evaluations: int) -> None:
+def test_what_a_picture_costs(kind: PredictionType, noising: Noising, times: int, evaluations: int) -> None:
     """Two evaluations a time to compare, and the walks: one for each place in a bucket where nothing is drawn on the way, else Σ k(t).
 
     The nodes of one walk are the points of ten times: 10 in place of 55. Seven steps do not divide 1000 times, but do a flow. At the very
@@ -256,7 +256,7 @@ def test_what_a_picture_costs(kind: Prediction, noising: Noising, times: int, ev
     "noising", [Inversion(), Inversion(order=2), Inversion(corrector_steps=1), Inversion(inverter="reference"), InversionStep()]
 )
 @pytest.mark.parametrize("times", [10, 20])
-def test_one_walk_for_all_times_changes_nothing(kind: Prediction, noising: Inversion, times: int) -> None:
+def test_one_walk_for_all_times_changes_nothing(kind: PredictionType, noising: Inversion, times: int) -> None:
     """Against a walk of its own for each time."""
     judge = reward(noising, kind, times)
     assert judge._walks()[1] == times // 10

@@ -11,7 +11,7 @@ from inpo import ddim
 from inpo.noising import Forward, Inversion, InversionStep, Noising
 from inpo.points import NoisedPairs
 from inpo.randomness import PairNoise
-from inpo.schedule import FlowSchedule, Prediction, Schedule
+from inpo.schedule import FlowSchedule, PredictionType, Schedule
 from inpo.training.gradient import step_times
 from inpo.training.settings import TrainConfig
 from inpo.types import Condition, PairBatch
@@ -101,7 +101,7 @@ def test_shared_noise_of_a_step_is_one_draw_for_both_sides() -> None:
 
 @pytest.mark.parametrize(("kind", "schedule"), [("epsilon", sd_schedule()), ("v_prediction", sd_schedule()), ("flow", flow_schedule())])
 @pytest.mark.parametrize("noising", [Forward(), Inversion()], ids=str)
-def test_targets_are_in_the_networks_own_space(noising: Noising, kind: Prediction, schedule: Schedule) -> None:
+def test_targets_are_in_the_networks_own_space(noising: Noising, kind: PredictionType, schedule: Schedule) -> None:
     """(M7): ε: τ; v: α τ − σ x_0; u: (x_t − x_0)/t."""
     t = torch.tensor([0.25, 0.9], dtype=F64) if kind == "flow" else torch.tensor([250, 900])
     batch = pairs(2)
@@ -180,7 +180,7 @@ def test_combinations_that_cannot_hold_are_refused(settings: dict[str, object], 
 
 
 @pytest.mark.parametrize(("kind", "schedule"), [("epsilon", sd_schedule()), ("v_prediction", sd_schedule()), ("flow", flow_schedule())])
-def test_a_step_of_the_trajectory_has_its_own_noise_as_target(kind: Prediction, schedule: Schedule) -> None:
+def test_a_step_of_the_trajectory_has_its_own_noise_as_target(kind: PredictionType, schedule: Schedule) -> None:
     """Inversion-DPO: x_t is the inversion's, and an ε network's target is what it answered at the node before; v and velocity say the
     same (x̂_0, ε̂) at t (M11)."""
     t = torch.tensor([0.25, 0.9], dtype=F64) if kind == "flow" else torch.tensor([250, 900])

@@ -33,7 +33,7 @@ def needs_settings(parts: Parts) -> bool:
     It takes all of SD2 for 2.1, which predicts v, and all of SD1.x and SDXL for ε.
     """
     is_sd2 = read_json(parts.network / "config.json").get("cross_attention_dim") == _SD2_FEATURES
-    return is_sd2 or parts.prediction != "epsilon"
+    return is_sd2 or parts.prediction_type != "epsilon"
 
 
 def write_checkpoint(file: Path, model: Model, dtype: Dtype) -> None:

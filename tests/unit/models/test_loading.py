@@ -40,7 +40,7 @@ def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 def test_prediction_and_schedule_are_the_models_own(tiny_pipeline: Path, tiny_v_pipeline: Path, tiny_zero_snr_pipeline: Path) -> None:
     """ε and v are read from the scheduler's file; SD's σ_0 is 0.029 and its last node ᾱ_0; zero terminal SNR ends at α = 0."""
     plain, v, zero = (load(ModelConfig(str(path))).policy for path in (tiny_pipeline, tiny_v_pipeline, tiny_zero_snr_pipeline))
-    assert [p.prediction for p in (plain, v, zero)] == ["epsilon", "v_prediction", "v_prediction"]
+    assert [p.prediction_type for p in (plain, v, zero)] == ["epsilon", "v_prediction", "v_prediction"]
     first, last = plain.schedule.at(torch.tensor([0])), zero.schedule.at(torch.tensor([999]))
     assert abs(float(first.sigma) - 0.029) < 2e-4
     assert plain.schedule.final_alpha_cumprod == pytest.approx(float(first.alpha) ** 2)
@@ -74,7 +74,7 @@ def test_stable_diffusion_2_of_768_pixels_is_that_by_its_own_files(tmp_path: Pat
     file = folder / "unet" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": 96}))
     model = load(ModelConfig(str(folder), prediction="v_prediction"))
-    assert (model.policy.prediction, model.default_resolution, model.latent_shape()) == ("v_prediction", 768, (4, 96, 96))
+    assert (model.policy.prediction_type, model.default_resolution, model.latent_shape()) == ("v_prediction", 768, (4, 96, 96))
     assert model.latent_shape(512) == (4, 64, 64)
 
 

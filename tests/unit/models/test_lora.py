@@ -148,7 +148,7 @@ def test_the_switch_leaves_what_is_trained_alone(lora: Lora) -> None:
         off(torch.zeros(1, 7, 8, 8), *inputs()[1:])
     assert {name: weight.requires_grad for name, weight in policy.named_parameters()} == trained
     assert policy(*inputs()).requires_grad
-    assert (off.schedule, off.prediction) == (policy.schedule, policy.prediction)
+    assert (off.schedule, off.prediction_type) == (policy.schedule, policy.prediction_type)
 
 
 @BOTH

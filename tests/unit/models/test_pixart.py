@@ -45,7 +45,7 @@ def test_prompts_encode_as_the_pipeline_does(letter: str, tokens: int, tmp_path:
     with torch.no_grad():
         prompt, mask, _, _ = pipeline.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=False)
     encoded = model.encoder.encode_prompts(PROMPTS)
-    assert (model.family.name, model.policy.prediction) == (f"pixart-{letter.lower()}", "epsilon")
+    assert (model.family.name, model.policy.prediction_type) == (f"pixart-{letter.lower()}", "epsilon")
     assert encoded.tensors["prompt"].shape == (3, tokens, T5_WIDTH)
     assert_close(encoded.tensors["prompt"], prompt, atol=1e-5, rtol=1e-5)
     assert torch.equal(encoded.tensors["mask"], mask.float())

@@ -54,7 +54,7 @@ def encoded_by(pipeline: StableDiffusion3Pipeline) -> tuple[Tensor, Tensor]:
 
 def test_the_family_is_read_from_the_folder(model: Model) -> None:
     """A velocity, three frozen text encoders beside the VAE, and the scheduler's shift."""
-    assert (model.family.name, model.policy.prediction, model.policy.schedule.shift) == ("sd3", "flow", 3.0)
+    assert (model.family.name, model.policy.prediction_type, model.policy.schedule.shift) == ("sd3", "flow", 3.0)
     kinds = ["AutoencoderKL", "CLIPTextModelWithProjection", "CLIPTextModelWithProjection", "T5EncoderModel"]
     assert [type(module).__name__ for module in model.encoder.modules] == kinds
     assert isinstance(model.policy, Denoiser)

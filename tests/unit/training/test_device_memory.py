@@ -62,7 +62,7 @@ def test_no_more_than_a_group_is_ever_moved(made: Method) -> None:
 class Velocity(TinyDenoiser):
     """A network of v."""
 
-    prediction = "v_prediction"
+    prediction_type = "v_prediction"
 
 
 @pytest.mark.parametrize(("policy", "same"), [(TinyDenoiser(), True), (Velocity(), False)], ids=["epsilon", "v"])

@@ -79,7 +79,7 @@ def test_the_references_of_a_resumed_run_are_not_the_trained_weights(tmp_path: P
 class SwitchedOff:
     """A reference that is the policy without its adapter: no module of its own."""
 
-    prediction = TinyDenoiser.prediction
+    prediction_type = TinyDenoiser.prediction_type
     schedule = TinyDenoiser().schedule
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
