@@ -54,7 +54,7 @@ class Loading:
         return "\n".join([*self._imports(lines), "", *lines])
 
     def _imports(self, lines: list[str]) -> Iterator[str]:
-        classes = {self.family.pipeline, self.family.network.kind, VAE.kind}
+        classes = {self.family.pipeline, self.family.network.class_name, VAE.class_name}
         used = sorted(each for each in classes if any(f"{each}." in line for line in lines))
         yield f"from diffusers import {', '.join(used)}"
         if any(Place(WORLD).argument in line for line in lines):
@@ -63,14 +63,14 @@ class Loading:
     def _own_parts(self) -> Iterator[str]:
         if self._is_network:
             inside = f", subfolder={self.file!r}" if self.file else ""
-            yield f"network = {self.family.network.kind}.from_pretrained({self.here!r}{inside}){MARK}"
+            yield f"network = {self.family.network.class_name}.from_pretrained({self.here!r}{inside}){MARK}"
 
     def _base_parts(self) -> Iterator[str]:
         """What replaces parts of the base's pipeline; its network is of no use beside the result's own."""
         if self.base.network and not self._is_network:
-            yield f"network = {self.family.network.kind}.from_pretrained({self.base.network.argument})"
+            yield f"network = {self.family.network.class_name}.from_pretrained({self.base.network.argument})"
         if self.base.vae:
-            yield f"vae = {VAE.kind}.from_pretrained({self.base.vae.argument})"
+            yield f"vae = {VAE.class_name}.from_pretrained({self.base.vae.argument})"
 
     def _base_pipeline(self) -> Iterator[str]:
         has_network = self._is_network or self.base.network

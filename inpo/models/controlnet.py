@@ -41,10 +41,10 @@ def load_controlnet(path: str, model: Model, key: str) -> ControlNetModel:
 
 def _require_kind(folder: Path, path: str, model: Model, key: str) -> None:
     if not isinstance(model.policy, StableDiffusionDenoiser):
-        raise InputError(f"{key}={path!r}: a {CONTROLNET.kind} goes beside a UNet, and {model.family.title} has none: leave it out")
+        raise InputError(f"{key}={path!r}: a {CONTROLNET.class_name} goes beside a UNet, and {model.family.title} has none: leave it out")
     found = read_json(folder / "config.json")
-    if found.get("_class_name") != CONTROLNET.kind:
-        raise InputError(f"{key}={path!r} is a {found.get('_class_name')}; a {CONTROLNET.kind} is expected")
+    if found.get("_class_name") != CONTROLNET.class_name:
+        raise InputError(f"{key}={path!r} is a {found.get('_class_name')}; a {CONTROLNET.class_name} is expected")
     if found.get("global_pool_conditions"):
         raise InputError(f"{key}={path!r} averages its residuals over the picture (global_pool_conditions), which is not supported")
 

@@ -104,7 +104,8 @@ class PipelineEncoder(ABC):
 
     def read_clip(self, tower: TextTower, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """What the family and the user's reading take from a tower of CLIP: states and pooled embedding, as `TextTower.read`."""
-        return tower.read(prompts, layer=self.family.layer + self.reading.clip_skip, normed=self.family.normed, chunks=self.reading.chunks)
+        layer = self.family.clip_layers_from_end + self.reading.clip_skip
+        return tower.read(prompts, layer=layer, normed=self.family.clip_final_norm, chunks=self.reading.chunks)
 
     def encode_sizes(self, sizes: Tensor) -> Mapping[str, Tensor]:
         """SDXL's six numbers `[B,6]` as they are: their order is the network's. Raises `InputError` for a family that is told none."""
@@ -171,7 +172,7 @@ class StableDiffusionEncoder(PipelineEncoder):
         read = [self.read_clip(tower, prompts) for tower in self.towers if isinstance(tower, TextTower)]
         tensors = {PROMPT: torch.cat([states for states, _ in read], dim=-1)}
         pooled = read[-1][1]
-        if self.family.added == "text_time" and pooled is not None:
+        if self.family.addition_embed_type == "text_time" and pooled is not None:
             tensors[POOLED] = pooled
         empty = [row for row, prompt in enumerate(prompts) if prompt == "" and self.zero_empty]
         for tensor in tensors.values():

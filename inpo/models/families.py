@@ -20,22 +20,22 @@ Library = Literal["diffusers", "transformers"]
 class Component:
     """One folder of a pipeline: its name there and in model_index.json, and the class that reads it.
 
-    `formerly`: what diffusers called that class when older folders were written; it reads them still.
+    `formerly`: what diffusers called that class when older folders were written; they are still read.
     """
 
     name: str
     library: Library
-    kind: str
+    class_name: str
     formerly: str | None = None
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """Every name of the class that a folder may have."""
-        return (self.kind,) if self.formerly is None else (self.kind, self.formerly)
+        return (self.class_name,) if self.formerly is None else (self.class_name, self.formerly)
 
     @property
     def weights(self) -> str:
-        """How its files of weights begin."""
+        """How the names of its weight files begin."""
         return "model" if self.library == "transformers" else "diffusion_pytorch_model"
 
     @property
@@ -46,40 +46,41 @@ class Component:
 
 @dataclass(frozen=True)
 class Family:
-    """What `inpo.models` does alike for every family, and differently by these values.
-
-    `pipeline`: diffusers' class that its folders name and its results load with. `network`: what is trained. `text_encoders`,
-    `tokenizers`: one each per tower, in the order in which their embeddings are concatenated. `path`: whether its noise follows a
-    variance-preserving table of times or a rectified flow. `lora_targets`: endings of the network's module names that LoRA adapts
-    unless told otherwise. `guidance`: what diffusers' pipeline samples with unless told otherwise.
-
-    CLIP: `layer`: how many layers before the last one the embeddings are taken from; `normed`: whether the final norm is applied to
-    them. `added`: the UNet's `addition_embed_type`; "text_time" wants the last tower's pooled embedding and the picture's sizes too.
-    `zero_empty`: whether the empty prompt is zeros unless model_index.json's `force_zeros_for_empty_prompt` says otherwise, as its
-    pipeline's guidance has it. T5: `t5_tokens`: how many it reads of each prompt, what is longer is cut off.
-    `optional_towers`: whether text encoders may be absent, with zeros in their place. `safety_checker`: whether the pipeline has one.
-    `lora_loader`: whether diffusers' pipeline has `load_lora_weights`.
-    `checkpoint_prefixes`: how the names of each tower's tensors begin in a single-file checkpoint; none where such files are not read.
-    """
+    """What differs between families; everything else in `inpo.models` is the same for all of them."""
 
     name: str
     title: str
     pipeline: str
+    """diffusers' class, which the family's folders name and its results load with."""
     network: Component
+    """What is trained."""
     text_encoders: tuple[Component, ...]
     tokenizers: tuple[Component, ...]
-    path: Literal["vp", "flow"] = "vp"
+    """One per text encoder, in the order in which their embeddings are concatenated."""
+    noise: Literal["vp", "flow"] = "vp"
+    """A variance-preserving table of times, or a rectified flow."""
     lora_targets: tuple[str, ...] = ATTENTION
+    """Endings of the network's module names that LoRA adapts by default."""
     lora_loader: bool = True
+    """Whether diffusers' pipeline has `load_lora_weights`."""
     guidance: float = 7.5
-    layer: int = 0
-    normed: bool = False
-    added: Literal["text_time"] | None = None
+    """The guidance scale that diffusers' pipeline samples with by default."""
+    clip_layers_from_end: int = 0
+    """How many layers before CLIP's last one its embeddings are taken from."""
+    clip_final_norm: bool = False
+    """Whether CLIP's final layer norm is applied to them."""
+    addition_embed_type: Literal["text_time"] | None = None
+    """The UNet's own; "text_time" reads the last text encoder's pooled embedding and the image's sizes too."""
     zero_empty: bool = False
+    """Whether the empty prompt is encoded as zeros, unless model_index.json's `force_zeros_for_empty_prompt` decides."""
     t5_tokens: int = 0
+    """How many tokens T5 reads of each prompt; the rest is cut off."""
     optional_towers: bool = False
+    """Whether text encoders may be absent, with zeros in their place."""
     safety_checker: bool = False
+    """Whether the pipeline has one."""
     checkpoint_prefixes: tuple[str, ...] = ()
+    """How the names of each text encoder's tensors begin in a single-file checkpoint; empty if such files are not read."""
 
     @property
     def tag(self) -> str:
@@ -94,7 +95,7 @@ class Family:
     @property
     def clip_encoders(self) -> tuple[Component, ...]:
         """The text encoders that read windows and have layers to skip."""
-        return tuple(tower for tower in self.text_encoders if tower.kind.startswith("CLIP"))
+        return tuple(tower for tower in self.text_encoders if tower.class_name.startswith("CLIP"))
 
     def require_part(self, part: str, key: str) -> None:
         """Raises `InputError` where `key` was set to a kind of network, `part`, that this family does not have."""
@@ -103,7 +104,7 @@ class Family:
 
     def require_sizes(self) -> None:
         """Raises `InputError` for a family whose network is told no sizes of pictures."""
-        if self.added != "text_time":
+        if self.addition_embed_type != "text_time":
             raise InputError(
                 f"data.sizes='original' means nothing to {self.title}, whose network is told no sizes of pictures: use 'constant'"
             )
@@ -126,7 +127,7 @@ SD = Family(
     network=UNET,
     text_encoders=(_TEXT_ENCODER,),
     tokenizers=(_TOKENIZER,),
-    normed=True,
+    clip_final_norm=True,
     safety_checker=True,
     checkpoint_prefixes=("cond_stage_model.",),
 )
@@ -138,8 +139,8 @@ SDXL = Family(
     text_encoders=(_TEXT_ENCODER, _TEXT_ENCODER_2),
     tokenizers=(_TOKENIZER, _TOKENIZER_2),
     guidance=5.0,
-    layer=1,
-    added="text_time",
+    clip_layers_from_end=1,
+    addition_embed_type="text_time",
     zero_empty=True,
     checkpoint_prefixes=("conditioner.embedders.0.", "conditioner.embedders.1."),
 )
@@ -154,10 +155,10 @@ SD3 = Family(
         Component("text_encoder_3", "transformers", "T5EncoderModel"),
     ),
     tokenizers=(_TOKENIZER, _TOKENIZER_2, Component("tokenizer_3", "transformers", "T5Tokenizer")),
-    path="flow",
+    noise="flow",
     lora_targets=JOINT_ATTENTION,
     guidance=7.0,
-    layer=1,
+    clip_layers_from_end=1,
     t5_tokens=256,
     optional_towers=True,
 )

@@ -41,14 +41,14 @@ def check_fit(network: Path, vae: Path, folder: Path, family: Family, *, absent:
     """
     configs = {part: read_json(part / "config.json") for part in (network, vae)}
     for part, component in ((network, family.network), (vae, VAE)):
-        kind = configs[part].get("_class_name", component.kind)
-        if kind not in component.kinds:
-            raise InputError(f"{part} is a {kind}; a {component.kind} is expected (model.{component.name})")
+        kind = configs[part].get("_class_name", component.class_name)
+        if kind not in component.class_names:
+            raise InputError(f"{part} is a {kind}; a {component.class_name} is expected (model.{component.name})")
     if scaled := next((key for key in ("latents_mean", "latents_std") if configs[vae].get(key) is not None), None):
         raise InputError(f"{vae}: {scaled} is set, as by models that are trained on latents of another scale (EDM); they are not supported")
     towers = tuple(tower for tower in family.text_encoders if tower.name not in absent)
     whole = _Pipeline(network, configs[network], folder, family, towers)
-    check, outputs = _CHECKS[family.network.kind]
+    check, outputs = _CHECKS[family.network.class_name]
     check(whole)
     _check_channels(whole, vae, configs[vae].get("latent_channels", 4), outputs)
 
@@ -65,8 +65,8 @@ def _check_channels(whole: _Pipeline, vae: Path, channels: object, outputs: Sequ
 
 def _check_unet(whole: _Pipeline) -> None:
     added = whole.config.get("addition_embed_type")
-    if added != whole.family.added:
-        owner = next((each.title for each in FAMILIES.values() if each.added == added), "another family")
+    if added != whole.family.addition_embed_type:
+        owner = next((each.title for each in FAMILIES.values() if each.addition_embed_type == added), "another family")
         raise InputError(
             f"{whole.network} is the UNet of {owner} (addition_embed_type={added!r}), "
             f"but {whole.folder} is a pipeline of {whole.family.title}"

@@ -20,19 +20,19 @@ PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 _SHARD = re.compile(r"-\d+-of-\d+")
 
 
-def pipeline_folder(path: str, key: str = "model.path") -> Path:
+def pipeline_folder(path: str) -> Path:
     """The diffusers pipeline folder that `path` names: itself, a run's `model/`, or a download from the hub.
 
     Raises `InputError` with the nearest usable thing where it is none of them.
     """
-    folder = _local_folder(path, key)
+    folder = _local_folder(path, "model.path")
     if folder is None:
-        folder = hub.download_pipeline(path, key)
+        folder = hub.download_pipeline(path, "model.path")
     if (folder / INDEX).is_file():
         return folder
     if (folder / "config.yaml").is_file():
-        return _model_of_run(folder, key)
-    raise InputError(f"{key}={path!r} is not a diffusers pipeline folder: it has no {INDEX}{_instead(folder)}")
+        return _model_of_run(folder, "model.path")
+    raise InputError(f"model.path={path!r} is not a diffusers pipeline folder: it has no {INDEX}{_instead(folder)}")
 
 
 def config_folder(config: str, file: Path, *, asked: bool) -> Path:

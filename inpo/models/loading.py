@@ -35,7 +35,7 @@ def load(
     or does not fit the others, and weights that exist as pickles only.
     """
     parts = examine(config)
-    network, wiring = load_network(parts), WIRING[parts.family.network.kind]
+    network, wiring = load_network(parts), WIRING[parts.family.network.class_name]
     stored = HALF.get(config.dtype, torch.float32)
     if lora:
         attach(network, lora, seed=seed, attention=parts.family.lora_targets, stored=stored)

@@ -22,18 +22,18 @@ def load_module(component: Component, folder: Path, dtype: torch.dtype = torch.f
 
     library = transformers if component.library == "transformers" else diffusers
     variant = weights_variant(folder, component.weights)
-    maker = getattr(library, component.kind)
+    maker = getattr(library, component.class_name)
     try:
         with _quiet():
             module, found = maker.from_pretrained(
                 folder, use_safetensors=True, variant=variant, local_files_only=True, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{folder} cannot be loaded as a {component.kind}: {in_one_line(error)}") from error
+        raise InputError(f"{folder} cannot be loaded as a {component.class_name}: {in_one_line(error)}") from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise InputError(
-            f"{folder} lacks {len(missing)} of its {component.kind}'s weights, the first is {missing[0]!r}; copy or download it again"
+            f"{folder} lacks {len(missing)} of its {component.class_name}'s weights, the first is {missing[0]!r}; copy or download it again"
         )
     # diffusers warns of `to(dtype)` whatever the dtype.
     return cast(nn.Module, module.float() if dtype == torch.float32 else module.to(dtype))

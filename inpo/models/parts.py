@@ -195,14 +195,14 @@ def _absent_towers(folder: Path, family: Family) -> frozenset[str]:
 
 
 def _check_component(folder: Path, component: Component, entry: object, family: Family) -> None:
-    part, expected = component.name, component.kind
+    part, expected = component.name, component.class_name
     found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if found is None:
         raise InputError(f"{folder / INDEX} names no {part}: the pipeline is incomplete (expected a {expected})")
     if not (folder / part).is_dir():
         raise InputError(f"{folder} has no {part}/ folder, though its {INDEX} names a {found}; copy or download it again")
     # Tokenizers have fast variants and schedulers many names; a text encoder is what it says it is.
-    if found not in component.kinds and (component in family.text_encoders or expected not in str(found)):
+    if found not in component.class_names and (component in family.text_encoders or expected not in str(found)):
         raise InputError(f"{folder / part} is a {found}; {family.title}'s {part} must be a {expected}")
 
 
@@ -223,6 +223,6 @@ def _reading(config: ModelConfig, folder: Path, family: Family, absent: frozense
         if tower.name in absent:
             continue
         layers = read_json(folder / tower.name / "config.json").get("num_hidden_layers")
-        if isinstance(layers, int) and skip + family.layer > layers:
+        if isinstance(layers, int) and skip + family.clip_layers_from_end > layers:
             raise InputError(f"model.clip_skip={skip} leaves nothing of {folder / tower.name}, which has {layers} layers")
     return Reading(chunks, skip)

@@ -114,7 +114,7 @@ def write_pipeline(folder: Path, source: Path, family: Family, *, network: nn.Mo
     Not saved anew: transformers 5 writes CLIP's weights under names that transformers 4 would take for missing.
     """
     index = without_origins(read_json(source / INDEX))
-    networks = {component.name: [component.library, component.kind] for component in (family.network, VAE)}
+    networks = {component.name: [component.library, component.class_name] for component in (family.network, VAE)}
     for name, entry in index.items():
         if name not in networks and isinstance(entry, list) and not (entry[0] and _copy_component(source / name, folder / name)):
             index[name] = [None, None]

@@ -24,10 +24,10 @@ def read_schedule(config: Mapping[str, object], file: Path, family: Family, *, a
     supported, and where the user expects something else.
     """
     kind = str(config.get("_class_name", ""))
-    if ("FlowMatch" in kind) != (family.path == "flow"):
-        wanted, path = (FLOW, "a rectified flow") if family.path == "flow" else ("DDIMScheduler", "a table of noise levels")
+    if ("FlowMatch" in kind) != (family.noise == "flow"):
+        wanted, path = (FLOW, "a rectified flow") if family.noise == "flow" else ("DDIMScheduler", "a table of noise levels")
         raise InputError(f"{file} is of a {kind or 'scheduler without _class_name'}; {family.title} follows {path}: expected a {wanted}")
-    schedule, prediction_type = _flow(config, file) if family.path == "flow" else _table(config, file)
+    schedule, prediction_type = _flow(config, file) if family.noise == "flow" else _table(config, file)
     if asserted not in (None, prediction_type):
         raise InputError(
             f"model.prediction={asserted!r}, but {file} says prediction_type={prediction_type!r}: use a recipe for such a model, "

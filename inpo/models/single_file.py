@@ -165,7 +165,7 @@ def _split(tensors: Mapping[str, Tensor], settings: Path, family: Family) -> dic
     parts = {UNET.name: unet, VAE.name: vae}
     for tower, prefix in zip(family.text_encoders, family.checkpoint_prefixes, strict=True):
         width = read_json(settings / tower.name / "config.json").get("hidden_size")
-        parts[tower.name] = _text_encoder(tensors, prefix, width, projects=tower.kind.endswith("Projection"))
+        parts[tower.name] = _text_encoder(tensors, prefix, width, projects=tower.class_name.endswith("Projection"))
     return parts
 
 

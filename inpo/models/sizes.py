@@ -71,13 +71,13 @@ def _network(parts: Parts | Outline) -> Any:
     import diffusers
 
     with torch.device("meta"):
-        return getattr(diffusers, parts.family.network.kind).from_config(read_json(parts.network / "config.json"))
+        return getattr(diffusers, parts.family.network.class_name).from_config(read_json(parts.network / "config.json"))
 
 
 def _text_encoder(component: Component, folder: Path) -> torch.nn.Module:
     import transformers
 
-    kind = getattr(transformers, component.kind)
+    kind = getattr(transformers, component.class_name)
     return cast(torch.nn.Module, kind(kind.config_class.from_dict(read_json(folder / "config.json"))))
 
 

@@ -58,13 +58,13 @@ def _load_tokenizer(words: Component, folder: Path) -> PreTrainedTokenizerBase:
     import transformers
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "spiece.model")):
-        raise InputError(f"{folder} holds no words: neither {_WORDS[words.kind]}; copy or download it again")
+        raise InputError(f"{folder} holds no words: neither {_WORDS[words.class_name]}; copy or download it again")
     if (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file():
         _check_pieces(folder / "spiece.model")
     try:
-        return cast("PreTrainedTokenizerBase", getattr(transformers, words.kind).from_pretrained(folder, local_files_only=True))
+        return cast("PreTrainedTokenizerBase", getattr(transformers, words.class_name).from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"{folder} cannot be loaded as a {words.kind}: {in_one_line(error)}") from error
+        raise InputError(f"{folder} cannot be loaded as a {words.class_name}: {in_one_line(error)}") from error
 
 
 def _check_pieces(file: Path) -> None:

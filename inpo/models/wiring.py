@@ -25,4 +25,4 @@ WIRING: Mapping[str, Wiring] = {
     "SD3Transformer2DModel": Wiring(StableDiffusion3Denoiser, StableDiffusion3Encoder),
     "PixArtTransformer2DModel": Wiring(PixArtDenoiser, PixArtEncoder),
 }
-"""By `Component.kind` of a family's network."""
+"""By `Component.class_name` of a family's network."""

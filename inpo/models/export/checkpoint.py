@@ -63,7 +63,7 @@ def _is_open_clip(network: nn.Module) -> bool:
 
 def _marks(model: Model) -> dict[str, Tensor]:
     """SDXL files say by empty tensors of these names that the network predicts v, and that its last step is pure noise."""
-    if model.family.added is None:
+    if model.family.addition_embed_type is None:
         return {}
     said = {str(model.scheduler_config.get("prediction_type"))}
     said |= {key for key in _MARKS if model.scheduler_config.get(key) is True}
