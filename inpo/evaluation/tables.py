@@ -49,11 +49,19 @@ def _score(row: ScoreRow) -> float | None:
     return float(f"{row.score:.9g}") if math.isfinite(row.score) else None
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""Beginnings that a spreadsheet takes for a formula; the apostrophe in front of one is how it is told that it is text."""
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def _write_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([getattr(row, name) if name != "score" else _score(row) for name in COLUMNS] for row in rows)
+    writer.writerows([_cell(getattr(row, name)) if name != "score" else _score(row) for name in COLUMNS] for row in rows)
     _write_text(path, buffer.getvalue())
 
 
@@ -62,7 +70,7 @@ def _read_csv(path: Path) -> tuple[ScoreRow, ...]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise _not_ours(path)
-        return tuple(_row(path, dict(row)) for row in reader)
+        return tuple(_row(path, {name: (text or "").removeprefix("'") for name, text in row.items()}) for row in reader)
 
 
 def _write_jsonl(path: Path, rows: Sequence[ScoreRow]) -> None:

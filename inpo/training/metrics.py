@@ -39,9 +39,11 @@ class MetricsFile:
 
     def write(self, line: Line) -> None:
         """Appends one line. Raises `RunFault` if the disk refuses."""
-        text = json.dumps(line, allow_nan=False) + "\n"
+        left = memoryview((json.dumps(line, allow_nan=False) + "\n").encode())
         try:
-            self._file.write(text.encode())
+            # Without a buffer, a disk that has room for a part of the line takes that part and says so; the next write is the error.
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise RunFault(f"{self._path}: step {line['step']} could not be written: {error}") from error
 

@@ -68,10 +68,11 @@ def test_a_disk_that_fills_up_only_at_the_end_is_noticed(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_that_does_not_fit_is_a_fault_with_its_path(tmp_path: Path) -> None:
-    """And not a traceback."""
+@pytest.mark.parametrize("room", [5, 15])
+def test_a_line_that_does_not_fit_is_a_fault_with_its_path(room: int, tmp_path: Path) -> None:
+    """And not a traceback: also where three bytes of it do fit, and the system takes them without complaint."""
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.write({"step": 1})
-    with file_size_limit(5), pytest.raises(RunFault, match=r"metrics\.jsonl: step 2 could not be written"):
+    with file_size_limit(room), pytest.raises(RunFault, match=r"metrics\.jsonl: step 2 could not be written"):
         file.write({"step": 2})
     file.close()

@@ -41,6 +41,15 @@ def test_other_programs_read_them(tmp_path: Path) -> None:
     assert (one["score"], two["score"], one["seed"]) == (0.100000001, None, 7)
 
 
+@pytest.mark.parametrize("prompt", ["=HYPERLINK(1)", "+1", "-2+3", "@a", "\ta", "'=1", "'", "a=1"])
+def test_no_prompt_is_a_formula(prompt: str, tmp_path: Path) -> None:
+    """To a spreadsheet: what begins like one stands behind an apostrophe, and is read back as it was."""
+    write_table(tmp_path / "s.csv", [replace(ROWS[0], prompt=prompt)])
+    (row,) = csv.DictReader((tmp_path / "s.csv").read_text().splitlines(keepends=True))
+    assert row["prompt"] == (prompt if prompt == "a=1" else f"'{prompt}")
+    assert read_table(tmp_path / "s.csv")[0].prompt == prompt
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("s.csv", "score\n1\n"), ("s.csv", ""), ("s.jsonl", "{}\n"), ("s.jsonl", "half a li"), ("s.jsonl", '{"prompt_index": "x"}')],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -105,6 +106,29 @@ def test_another_hosts_lock_is_respected(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text(json.dumps({"pid": 1, "host": "node-7", "start": 0}))
     with pytest.raises(InputError, match="process 1 on node-7"):
         Lock(tmp_path / "lock.json")
+
+
+def test_another_containers_lock_is_the_kernels_to_judge(tmp_path: Path) -> None:
+    """It has this host's name, and process ids that mean nothing here: the owner's advisory lock says whether it lives."""
+    path = tmp_path / "lock.json"
+    path.write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "start": 0, "space": "pid:[1]"}))
+    with path.open() as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=f"process {2**22 + 1} on"):
+            Lock(path)
+    Lock(path).release()
+    assert not path.exists()
+
+
+def test_a_lock_that_is_held_is_held_in_the_kernel_too(tmp_path: Path) -> None:
+    """For a process of another container; and no longer once it is released."""
+    path = tmp_path / "lock.json"
+    lock = Lock(path)
+    with path.open() as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.release()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_lock_that_says_nothing_is_not_guessed_at(tmp_path: Path) -> None:
