@@ -183,6 +183,11 @@ def step_noise(step: Step) -> tuple[Tensor, Tensor]:
     return (sigma_s * x_r - sigma_r * x_s) / determinant, (alpha_r * x_s - alpha_s * x_r) / determinant
 
 
+MAX_RATIO = 10.0
+"""The largest ρ of order 2. After a first step (t mod T/N) of almost no length, the difference of two slopes is rounding alone, and ρ
+would blow it up. Beyond this bound a step tends to Euler's; that is one step of a walk, so the order stays 2."""
+
+
 @dataclass(frozen=True)
 class Solver:
     """How the trajectory is integrated. `order` 1: Euler. `order` 2: Adams–Bashforth in ς (flow: in t), started by Heun.
@@ -253,11 +258,11 @@ class _History:
         return (slope + self._slope(there, levels[1])) / 2
 
     def _extrapolated(self, slope: Tensor, x: Tensor, levels: tuple[Level, Level]) -> Tensor:
-        """ε̃ = (1 + ρ/2) ε̂_n − (ρ/2) ε̂_{n−1} with ρ the ratio of this step to the last one, in ς."""
+        """ε̃ = (1 + ρ/2) ε̂_n − (ρ/2) ε̂_{n−1} with ρ the ratio of this step to the last one, in ς, at most `MAX_RATIO`."""
         assert self.previous is not None
         before, q = self.previous[0][: len(x)], self.previous[1][: len(x)]
         at_q, at_r, at_s = (self._variable(level, x) for level in (q, *levels))
-        half_ratio = (at_s - at_r) / (at_r - at_q) / 2
+        half_ratio = ((at_s - at_r) / (at_r - at_q)).clamp(max=MAX_RATIO) / 2
         return (1 + half_ratio) * slope - half_ratio * before
 
     def _variable(self, level: Level, x: Tensor) -> Tensor:
