@@ -89,7 +89,7 @@ def render(run: RunFolder) -> str:
         stopped=[(wording.display_name(training.name), training.stopped) for training in run.trainings if training.stopped],
         legend_entries=[(wording.display_name(training.name), colours[training.name]) for training in run.trainings if training.metrics],
         settings=_settings(run.trainings),
-        environment=[(key, value) for key, value in flattened(run.environment).items() if key not in ("command", "schema")],
+        environment=[(key, value) for key, value in flattened(run.environment).items() if key not in ("command", "schema", "resumed")],
         command=_command(run),
         numbers=_numbers(flattened({"methods": _methods(run)})),
         rejected=_rejected(run.trainings),

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from inpo.files import replacing
+
 PACKAGES = ("inpo", "torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "numpy", "pillow")
 ENVIRONMENT = "environment.json"
 HIDDEN = "***"
@@ -76,6 +78,19 @@ def _git_commit(root: Path) -> str | None:
     return result.stdout.strip()
 
 
-def write_environment(folder: Path) -> None:
-    """Writes `environment()` into the folder."""
-    (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+def write_environment(folder: Path, *, continued: bool = False) -> None:
+    """Writes `environment()` into the folder. `continued`: what began there stays, and this is added to its list `resumed`."""
+    now = environment()
+    began = _read(folder / ENVIRONMENT) if continued else {}
+    resumed = began.get("resumed", [])
+    content = {**began, "resumed": [*(resumed if isinstance(resumed, list) else []), now]} if began else now
+    with replacing(folder / ENVIRONMENT) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -12,6 +12,7 @@ from types import TracebackType
 import torch
 
 from inpo.errors import InputError
+from inpo.files import replacing
 from inpo.training import checkpoint, snapshot
 from inpo.training.checkpoint import Manifest
 from inpo.training.distributed import on_main
@@ -159,7 +160,7 @@ class _Opening:
         try:
             if not continues:
                 self._make_room(replacement)
-            self._describe(config_text)
+            self._describe(config_text, continued=continues)
         except BaseException:
             replacement.restore()
             raise
@@ -202,9 +203,10 @@ class _Opening:
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error}") from error
 
-    def _describe(self, config_text: str) -> None:
-        write_environment(self.path)
-        (self.path / "config.yaml").write_text(config_text, encoding="utf-8")
+    def _describe(self, config_text: str, *, continued: bool) -> None:
+        write_environment(self.path, continued=continued)
+        with replacing(self.path / "config.yaml") as partial:
+            partial.write_text(config_text, encoding="utf-8")
 
     def _resume_point(self, resume: str) -> tuple[Path, Manifest]:
         if resume == LATEST:

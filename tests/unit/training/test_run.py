@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import psutil
@@ -156,6 +157,28 @@ def test_resuming_finds_the_checkpoint_and_keeps_the_rest(tmp_path: Path) -> Non
         run.close()
         assert run.resume_from is not None
         assert (run.resume_from[0], run.resume_from[1].step) == (folder, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*not bit for bit")
+def test_how_a_run_began_is_still_known_after_it_was_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each continuation is added; a run that replaces it begins anew, and an unreadable record is begun anew too."""
+    path = tmp_path / "environment.json"
+
+    def commands() -> list[str]:
+        found = json.loads(path.read_text())
+        return [each["command"][0] for each in (found, *found.get("resumed", []))]
+
+    monkeypatch.setattr(sys, "argv", ["first"])
+    with_checkpoint(tmp_path)
+    for name in ("second", "third"):
+        monkeypatch.setattr(sys, "argv", [name])
+        opened(tmp_path, resume="latest")
+    assert commands() == ["first", "second", "third"]
+    path.write_text("")
+    opened(tmp_path, resume="latest")
+    assert commands() == ["third"]
+    opened(tmp_path, force=True)
+    assert commands() == ["third"]
 
 
 @pytest.mark.filterwarnings("ignore:.*not bit for bit")
