@@ -1,10 +1,17 @@
 """Intervals over prompts *and* training seeds: which prompts were asked and how a run's dice fell are two sources of chance.
 
-Scores of a method are a table, training seeds × prompts. Its rows share prompts, its columns share runs, so neither cell nor row
-nor column can be resampled alone as if it were all there is: both margins are, independently (a two-way bootstrap; McCullagh,
-Bernoulli 2000; Owen, Annals of Applied Statistics 2007). Prompts are many and resampled as they are. Seeds are few, and three numbers
-have no distribution to draw from: theirs is a normal one of their own variance, and quantiles are widened to Student's (the "expanded
-percentile" interval; Hesterberg, The American Statistician 2015). numpy only.
+Scores of a method are a table, training seeds × prompts. Three estimated variances of its mean are used: A from the means of the
+seeds, B from the means of the prompts, and C from what is left once both are taken off (the interaction of seed and prompt, and noise).
+In expectation A and B each hold C once, so the mean's own variance is A + B − C, as in the analysis of variance of a two-way table.
+
+Half the interval's width h is h² = t²(S−1) · A + t²(P−1) · (B − C), with Student's 97.5 % quantile of S seeds and of P prompts, each for
+its own part. For normal variables, intervals of this form hold the truth at least as often as they claim, however small S is (Banerjee,
+Sankhyā A 23, 1961: each variance with the quantile of its own degrees of freedom). One quantile for the sum, with Satterthwaite's degrees
+of freedom, does not: where two seeds happen to agree, it takes them for many, and 95 % intervals held the truth in 88 % of simulations.
+A negative B − C counts as 0, and h is never less than that over prompts alone, t²(P−1) · B. A difference of two methods whose seeds are
+independent has an A and a C of each. The prompts' part is not taken from a normal distribution: prompts are many and are resampled, so
+that an interval may be longer on one side (a bootstrap with its quantiles widened to Student's; Hesterberg, The American Statistician
+2015). numpy only.
 """
 
 from __future__ import annotations
@@ -70,55 +77,33 @@ def _common(tables: list[Array]) -> list[Array]:
 
 
 def _bootstrap(sides: list[tuple[float, Array]], resamples: int, seed: int) -> Crossed:
-    """Quantiles of the deviations of both margins, of the prompts' (paired over the sides) and of each side's seeds', to scale."""
+    """Each end of the interval by the formula above; the prompts are paired over the sides, the seeds are each side's own."""
+    tables = [table for _, table in sides]
     columns = np.sum([sign * table.mean(axis=0) for sign, table in sides], axis=0)
     value, n = float(columns.mean()), len(columns)
-    deviations = math.sqrt(n / max(1, n - 1)) * _resampled(columns - value, resamples, seed) / n
-    spread = math.sqrt(sum(_Variance.of_mean(table.mean(axis=1)).value for _, table in sides))
-    deviations = deviations + spread * np.random.default_rng((seed, resamples)).normal(size=resamples)
-    low, high = (float(end) * _scale(columns, [table for _, table in sides]) for end in np.quantile(deviations, [0.025, 0.975]))
-    return Crossed(value, value + low, value + high, len(columns), tuple(len(table) for _, table in sides))
+    widened = math.sqrt(n / max(1, n - 1)) * student_t(max(1, n - 1)) / Z95
+    ends = widened * np.quantile(_resampled(columns - value, resamples, seed) / n, [0.025, 0.975])
+    prompts, both = float(columns.var(ddof=1)) / n if n > 1 else 0.0, sum(map(_interaction, tables))
+    kept = max(0.0, 1 - both / prompts) if prompts else 0.0
+    runs = sum(map(_seeds, tables))
+    down, up = (max(abs(end), math.sqrt(kept * end**2 + runs)) for end in map(float, ends))
+    return Crossed(value, value - down, value + up, n, tuple(map(len, tables)))
 
 
-def _scale(columns: Array, tables: list[Array]) -> float:
-    """What takes the margins' spread to that of the mean, and a normal quantile to Student's.
-
-    Both margins of a table hold what seed and prompt do to one another, so the sum of their variances counts it twice: once is
-    taken off, as in the analysis of variance of a two-way table (but never more than leaves the larger of the two). The degrees of
-    freedom are Satterthwaite's.
-    """
-    prompts = [_Variance.of_mean(columns)]
-    runs = [_Variance.of_mean(table.mean(axis=1)) for table in tables]
-    both = [_Variance.of_interaction(table) for table in tables]
-    first, second, twice = (sum(each.value for each in kind) for kind in (prompts, runs, both))
-    if first + second == 0:
-        return 1.0
-    total = max(first + second - twice, first, second)
-    uncertain = sum(each.value**2 / each.freedom for each in (*prompts, *runs, *both) if each.freedom)
-    freedom = max(1, int(total**2 / uncertain)) if uncertain else 1
-    return math.sqrt(total / (first + second)) * student_t(freedom) / Z95
+def _seeds(table: Array) -> float:
+    """t²(S−1) · A of `[seeds, prompts]`; 0 of a single seed, whose chance nothing estimates."""
+    count = len(table)
+    quantile = student_t(max(1, count - 1))
+    return quantile * quantile * float(table.mean(axis=1).var(ddof=1)) / count if count > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class _Variance:
-    """An estimated variance of a table's mean, and how many degrees of freedom the estimate has; 0 where there is nothing to estimate."""
-
-    value: float
-    freedom: int
-
-    @staticmethod
-    def of_mean(margin: Array) -> _Variance:
-        n = len(margin)
-        return _Variance(float(margin.var(ddof=1)) / n, n - 1) if n > 1 else _Variance(0.0, 0)
-
-    @staticmethod
-    def of_interaction(table: Array) -> _Variance:
-        """What is left of a table once its rows' and columns' means are taken off, as it enters the mean."""
-        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-        if not freedom:
-            return _Variance(0.0, 0)
-        left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-        return _Variance(float((left**2).sum()) / freedom / table.size, freedom)
+def _interaction(table: Array) -> float:
+    """C of `[seeds, prompts]`: the mean's variance that seed and prompt make together; 0 where nothing is left to estimate it by."""
+    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+    if not freedom:
+        return 0.0
+    left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return float((left**2).sum()) / freedom / table.size
 
 
 @lru_cache(maxsize=2)

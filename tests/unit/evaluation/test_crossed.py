@@ -39,6 +39,38 @@ def test_a_mean_is_covered_as_often_as_claimed(shape: tuple[int, int], seeds: fl
     assert 0.906 <= held / 400 <= 0.994
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("seeds", "prompts", "both"), [(0.06, 0.3, 0.3), (0.10, 0.3, 0.1), (0.03, 0.0, 0.3), (0.0, 0.3, 0.3)])
+def test_few_seeds_are_covered_at_least_as_often_as_claimed(count: int, seeds: float, prompts: float, both: float) -> None:
+    """Of 4,000 intervals at least 95 % hold the mean, which is 0: 3 standard errors of that count are 0.010. Two seeds that agree by
+    chance are no sure thing: an interval that takes them for many holds it in 88 %."""
+    rng, held = np.random.default_rng(8), 0
+    for i in range(4000):
+        by_prompt = prompts * rng.normal(size=(1, 216))
+        found = crossed_mean(table(rng, (count, 216), seeds=seeds, both=both, by_prompt=by_prompt), resamples=500, seed=i % 2)
+        held += found.low <= 0 <= found.high
+    assert held / 4000 >= 0.940
+
+
+def test_the_interval_by_hand() -> None:
+    """Two seeds and two prompts, rows [0, 4] and [2, 10]. Seeds' means 2 and 6: A = 8/2 = 4. Prompts' means 1 and 7: B = 18/2 = 9. What is
+    left is ±1 in each place: C = 4/1/4 = 1. Of two prompts a resample's mean is off by 3 at most, times √2 to have their variance, and
+    t(1) / 1.96 as wide: ends of 4.243 · 6.483 = 27.50. So h² = 12.706² · 4 + 27.50² · (1 − 1/9)."""
+    found = crossed_mean([[0.0, 4.0], [2.0, 10.0]])
+    half = math.sqrt(12.7062**2 * 4 + (3 * math.sqrt(2) * 12.7062 / 1.95996) ** 2 * (1 - 1 / 9))
+    assert (found.low, found.high) == pytest.approx((4 - half, 4 + half), rel=1e-4)
+
+
+def test_seeds_that_agree_leave_at_least_what_prompts_say() -> None:
+    """Two runs of equal means whose pictures differ: B − C alone would be narrower than the interval over prompts."""
+    rng = np.random.default_rng(9)
+    half = rng.normal(size=100)
+    noise = rng.normal(size=100)
+    rows = np.stack([half + noise - noise.mean(), half - noise + noise.mean()])
+    found, alone = crossed_mean(rows), crossed_mean(rows.mean(axis=0)[None])
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+
+
 def test_a_difference_of_eight_and_three_seeds_is_covered() -> None:
     """Prompts are shared, seeds are not: the prompts' own level (deviation 3) must not widen the interval, the seeds' must."""
     rng, held, widths = np.random.default_rng(4), 0, []
