@@ -20,12 +20,15 @@ import numpy as np
 from inpo.errors import InputError
 from inpo.evaluation.winrate import Array
 from inpo.files import replacing
+from inpo.training.environment import DIRTY
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 SCHEMA = 1
 CELLS = "cells"
+CONTENT = "content_sha256"
+"""In a cell's file: the sum of everything else in it."""
 DIGITS = 5
 """Decimals of a score that a cell keeps: single prompts are told apart, and a cell stays at about 100 kB."""
 
@@ -53,14 +56,16 @@ class Point:
         """What the point is asked for by."""
         return self.step, self.sampler_steps, self.guidance
 
+    def grid(self, scorer: str) -> Array:
+        """Scores `[prompts, samples]`; not a number where there is none."""
+        return np.array(self.scores[scorer], dtype=np.float64)
+
     def by_prompt(self, scorer: str) -> Array:
-        """`[prompts]`: means over the samples; not a number where there is none."""
-        grid = np.array([[np.nan if value is None else value for value in row] for row in self.scores[scorer]], dtype=np.float64)
-        found = np.isfinite(grid)
-        sums, counts = np.where(found, grid, 0.0).sum(axis=1), found.sum(axis=1)
-        means: Array = np.full(len(grid), np.nan)
-        np.divide(sums, counts, out=means, where=counts > 0)
-        return means
+        """`[prompts]`: means over the samples; not a number where there is none.
+
+        Not for differences of two points: where one of them lacks a sample, the two means would be over other noise.
+        """
+        return over_samples(self.grid(scorer))
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,35 @@ class Cell:
         """The point asked for, None where the cell has it not."""
         return next((point for point in self.points if point.key == key), None)
 
-    def holds(self, keys: Iterable[Key]) -> bool:
-        """Whether every point that is asked for is there."""
-        return {point.key for point in self.points}.issuperset(keys)
+    def holds(self, keys: Iterable[Key], scorers: Iterable[str]) -> bool:
+        """Whether every point that is asked for is there, and in it the scores of each of these scorers."""
+        return {point.key for point in self.points if point.scores.keys() >= set(scorers)}.issuperset(keys)
+
+
+def over_samples(values: Array) -> Array:
+    """Means over the last axis, the samples, of those that are numbers; not a number where none is."""
+    found = np.isfinite(values)
+    sums, counts = np.where(found, values, 0.0).sum(axis=-1), found.sum(axis=-1)
+    means: Array = np.full(counts.shape, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def digest_of(identity: Mapping[str, object]) -> str:
     """16 hex digits."""
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _sha256(identity)[:16]
+
+
+def _sha256(values: Mapping[str, object]) -> str:
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def commits_of(cell: Cell) -> list[str]:
+    """Of the program, short, that worked on a cell in turn. Cells that were made before this was kept know one."""
+    known = cell.versions.get("git_commits")
+    commits = known if isinstance(known, list) else [cell.versions.get("git_commit")]
+    return [commit.removesuffix(DIRTY)[:9] + (DIRTY if commit.endswith(DIRTY) else "") for commit in map(str, commits)]
 
 
 def stem(arm: str, role: str, seed: int, digest: str, trial: int | None = None) -> str:
@@ -105,29 +130,39 @@ def stem(arm: str, role: str, seed: int, digest: str, trial: int | None = None) 
 
 
 def write_cell(path: Path, cell: Cell) -> None:
-    """Complete or absent. Scores that are not finite are written as null."""
+    """Complete or absent, with the SHA-256 of all its content. Scores that are not finite are written as null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        text = json.dumps(dataclasses.asdict(cell), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        values = dataclasses.asdict(cell)
+        text = json.dumps({**values, CONTENT: _sha256(values)}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 def read_cell(path: Path) -> Cell:
-    """Raises `InputError` where the file is no cell, of another schema, or not what its digest says."""
+    """Raises `InputError` where the file is no cell, of another schema, not what its digest says, or was changed after it was written.
+
+    Older cells have no sum of their content: of those, only a change of what the digest is of is found.
+    """
     from pydantic import ValidationError
 
     again = "delete it, and it is made again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        written = values.pop(CONTENT, None) if isinstance(values, dict) else None
         cell = _adapter().validate_python(values)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(f"{path}: is no cell of a comparison ({' '.join(str(reason).split())}); {again}") from None
     if digest_of(cell.identity) != cell.digest or path.stem.rpartition(".")[2] != cell.digest:
         raise InputError(f"{path}: is not what its digest {cell.digest!r} says: it was changed or renamed; {again}")
-    for point in cell.points:
-        if any(len(rows) != len(cell.prompts) for rows in point.scores.values()):
+    samples = cell.identity.get("samples")
+    for rows in (rows for point in cell.points for rows in point.scores.values()):
+        if len(rows) != len(cell.prompts):
             raise InputError(f"{path}: has scores for another number of prompts than {len(cell.prompts)}; {again}")
+        if found := {len(row) for row in rows} - {samples}:
+            raise InputError(f"{path}: has {min(found)} scores for a prompt, of which {samples} samples were made; {again}")
+    if written is not None and written != _sha256(values):
+        raise InputError(f"{path}: its content is not what was written, whose SHA-256 is {written!r}; {again}")
     return cell
 
 

@@ -18,6 +18,7 @@ from inpo.comparing.state import State
 from inpo.comparing.tables import write_results
 from inpo.console import say
 from inpo.errors import InputError, RunFault, nearest
+from inpo.training.environment import git_commit
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def make_cells(comparison: Comparison, out: Path, choice: Choice) -> tuple[State
     A run that breaks down (numbers that are not finite, say) is told, and the others go on. While all that is left is being made by
     other processes, it waits for them: what follows from theirs may be to share again.
     """
+    git_commit()
     plan, shelf = Plan(comparison, out), Shelf(out)
     held: dict[str, str] = {}
     told: set[str] = set()

@@ -31,13 +31,14 @@ from inpo.models.config import ModelConfig
 from inpo.models.loading import load_network
 from inpo.models.parts import examine
 from inpo.training.checkpoint import steps_in
-from inpo.training.environment import environment
+from inpo.training.environment import environment, git_commit
 from inpo.training.lock import Lock
 
 if TYPE_CHECKING:
     from inpo.models.model import Model
 
 WORK, PICTURES = "work", "pictures"
+COMMITS = "commits.json"
 SHOWN = 8
 """Pictures of one model that are kept for the page, evenly spread over the prompts and not chosen."""
 END_SHARE = 0.25
@@ -66,7 +67,7 @@ def make(planned: Planned, work: Path, out: Path) -> Cell:
 
     Raises `Interrupted` (the next call continues), `InputError` and `RunFault`.
     """
-    look = Look(planned, work)
+    look, commits = Look(planned, work), _worked_on(work)
     training: Mapping[str, object] = {}
     if planned.experiment is None:
         look(load(planned.model), 0)
@@ -74,7 +75,7 @@ def make(planned: Planned, work: Path, out: Path) -> Cell:
         training = _trained(planned.experiment, look, work, pairs=Kept(out).pairs(planned.experiment.data))
     points = [_point(look.path(key), training) for key in planned.keys]
     known = environment()
-    versions = {key: known[key] for key in ("python", "platform", "packages", "git_commit", "cpu", "gpus")}
+    versions = {**{key: known[key] for key in ("python", "platform", "packages", "git_commit", "cpu", "gpus")}, "git_commits": commits}
     cell = Cell(
         planned.arm, planned.role, planned.seed, planned.digest, dict(planned.identity), planned.settings, list(planned.judge.prompts),
         points, dict(planned.knobs), {key: value for key, value in training.items() if key != "cost"}, versions,
@@ -85,6 +86,17 @@ def make(planned: Planned, work: Path, out: Path) -> Cell:
     write_cell(out / CELLS / f"{planned.stem}.json", cell)
     shutil.rmtree(work, ignore_errors=True)
     return cell
+
+
+def _worked_on(work: Path) -> list[str | None]:
+    """The commits of the program that worked in this folder, in turn, this process's among them, which is noted there."""
+    path, commit = work / COMMITS, git_commit()
+    known: list[str | None] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if known[-1:] != [commit]:
+        known.append(commit)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(known), encoding="utf-8")
+    return known
 
 
 @dataclass(frozen=True)

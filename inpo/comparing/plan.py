@@ -81,12 +81,14 @@ class Planned:
         return pictures + train.steps * train.pairs_per_step * forwards_per_pair(self.experiment.method, schedule).total
 
     def accepts(self, cell: Cell) -> bool:
-        """Whether a cell of this digest is it: every setting that both know is equal, and every point is there.
+        """Whether a cell of this digest is it: every setting that both know is equal, and every point is there, with every scorer's scores.
 
         Settings that came into being later are absent from older cells, and at their defaults in this one's identity.
         """
-        same = all(cell.settings[key] == value for key, value in _plain(self.settings).items() if key in cell.settings)
-        return same and cell.prompts == list(self.judge.prompts) and cell.holds(self.keys)
+        ours = _plain(self.settings)
+        same = all(cell.settings[key] == value for key, value in ours.items() if key in cell.settings)
+        same = same and not _lacks_section(ours, cell.settings) and not _lacks_section(cell.settings, ours)
+        return same and cell.prompts == list(self.judge.prompts) and cell.holds(self.keys, self.judge.labels)
 
 
 def moving(experiment: Experiment) -> dict[str, object]:
@@ -240,8 +242,16 @@ def _unusual(experiment: Experiment) -> dict[str, object]:
     soft = {"score_columns": ["a", "b"]} if method(name).objective.needs.soft else {}
     tree: dict[str, object] = {"model": {"path": "-"}, "data": {"path": "-", **soft}, "method": {"name": name}}
     usual = {**moving(Experiment.from_tree(tree)), "data.score_columns": None}
-    kept = {key: value for key, value in _plain(moving(experiment)).items() if key == "train.seed" or value != _plain(usual).get(key)}
+    # A setting that the default lacks is unusual whatever it is: null beside it takes a part away that the default has, as a safeguard.
+    defaults, missing = _plain(usual), object()
+    kept = {key: value for key, value in _plain(moving(experiment)).items() if key == "train.seed" or value != defaults.get(key, missing)}
     return {"method.name": name, **kept}
+
+
+def _lacks_section(settings: Mapping[str, object], others: Mapping[str, object]) -> bool:
+    """Whether one of the settings is null where the others have a section: a method without its safeguard, say, which is another one."""
+    off = [f"{key}." for key, value in settings.items() if value is None]
+    return any(key.startswith(section) for section in off for key in others)
 
 
 def _plain(settings: Mapping[str, object]) -> dict[str, object]:

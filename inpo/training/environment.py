@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from inpo.files import replacing
 PACKAGES = ("inpo", "torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "numpy", "pillow")
 ENVIRONMENT = "environment.json"
 HIDDEN = "***"
+DIRTY = "-dirty"
+"""At the end of a commit whose package had been changed when the process began, as `git describe --dirty` writes it."""
 _SECRET_NAME = re.compile(r"token|secret|passw|credential|api[-_]?key|access[-_]?key|private[-_]?key|auth", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
     r"\b(?:hf_|ghp_|gho_|ghs_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|AIza|ya29\.)[A-Za-z0-9_\-.]{8,}|\b[0-9a-f]{40}\b|\beyJ[\w-]{10,}\.[\w.-]+"
@@ -37,7 +40,7 @@ def environment() -> dict[str, object]:
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git_commit": _git_commit(Path(__file__).resolve().parents[2]),
+        "git_commit": git_commit(),
         "cpu": {"machine": platform.machine(), "threads": torch.get_num_threads()},
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
@@ -67,12 +70,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit(root: Path) -> str | None:
-    """The commit of the checkout that the code runs from; None where it was installed some other way."""
-    if not (root / ".git").exists():
-        return None
+@cache
+def git_commit() -> str | None:
+    """The commit of the checkout that the code runs from, with `DIRTY` where the package is not as committed.
+
+    None where it was installed some other way. It is asked once a process, and should be when that begins: a checkout may move on while
+    it runs, and what was imported by then stays.
+    """
+    root = Path(__file__).resolve().parents[2]
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    return commit + DIRTY if commit and _git(root, "status", "--porcelain", "--", "inpo") else commit
+
+
+def _git(root: Path, *arguments: str) -> str | None:
     try:
-        result = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
