@@ -24,8 +24,8 @@ def arm(name: str, rng: np.random.Generator, *, control: bool = False, seeds: in
     """An arm whose gain grows with the root of its steps."""
     moments = [
         Moment(
-            step, 240.0 * step, estimate(rng, 0.001 * step**0.5), Estimate(0.8, 0.75, 0.85), [0.01] * seeds, -0.0321,
-            estimate(rng, 0.2, 0.05), Estimate(0.6, 0.55, 0.65),
+            step, 240.0 * step, estimate(rng, 0.001 * step**0.5), Estimate(0.8, 0.75, 0.85), [0.01] * seeds,
+            Estimate(-0.0321, -0.05, -0.02), estimate(rng, 0.2, 0.05), Estimate(0.6, 0.55, 0.65),
         )
         for step in STEPS
     ]  # fmt: skip

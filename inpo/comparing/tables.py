@@ -15,11 +15,22 @@ from inpo.evaluation.compared import ArmResult, Compared, Duel, Estimate, by_gui
 from inpo.evaluation.summary import AGAIN, SUMMARY, MethodSummary, Part, SecondScorer, write_summary
 from inpo.files import replacing
 from inpo.report import build_report
-from inpo.training.environment import write_environment
+from inpo.training.environment import DIRTY, write_environment
 
 TABLE, CSV = "table.md", "table.csv"
+UNJUDGED = "no prompt has a score in every run"
 ALONE = "°"
 """Beside an interval over prompts alone."""
+LEGEND = (
+    "**Mean gain**: the arm's mean score − the base's, on the same prompts with the same noise, at the last step of each run.",
+    "Brackets hold 95 % intervals over prompts and training seeds. A gain or a difference is bold where its interval excludes 0.",
+    f"{ALONE}: there is one training seed. The interval is over prompts alone, and decides nothing.",
+    "**Worst twentieth**: the mean gain of the 5 % of all pictures that lost most. Its interval is over prompts. A picture of the base's "
+    f"own under other noise loses too: the row {AGAIN} shows how much.",
+    "**Win rate**: the share of prompts on which the arm's picture scores higher than the base's. A tie counts half.",
+    "**Drift of weights**: ‖θ − θ₀‖ / ‖θ₀‖. θ₀ are the network's weights before training, θ those after the last step.",
+)
+"""What the columns of the first table are."""
 COLUMNS = (
     "arm", "control", "seeds", "step", "last", "sampler_steps", "guidance", "forwards", "gain", "gain_low", "gain_high", "win_rate", "low",
     "high", "second_gain", "second_low", "second_high",
@@ -70,20 +81,18 @@ def table(found: Compared) -> Iterator[str]:
         yield f"Incomplete: {found.left} cells are missing.\n"
     if found.unsound:
         yield f"{found.unsound}.\n"
-    yield (
-        f"Judged by {found.scorer} on {found.prompts} prompts ({found.prompt_set}), {steps} sampler steps, guidance {guidance:g}. Gains "
-        "are differences in mean score to the base under the same noise; intervals of 95 % are over prompts and training seeds, and bold "
-        "where they exclude 0; the worst twentieth is the mean gain of the pictures that lost most (a picture of the base's own under "
-        f"other noise loses too: {AGAIN}). {ALONE} is one training seed: an interval over prompts alone, which decides nothing.\n"
-    )
+    yield f"Judged by {found.scorer} on {found.prompts} prompts ({found.prompt_set}), {steps} sampler steps, guidance {guidance:g}.\n"
+    yield "\n".join(f"* {line}" for line in LEGEND) + "\n"
     yield from _rows(found)
     first = next((arm for arm in found.arms if not arm.control and arm.moments), None)
     if first is not None:
-        yield f"\n## {first.name} less each other arm, mean score, paired by prompt and by training seed\n"
+        yield f"\n## Mean score of {first.name} − mean score of each other arm\n"
+        yield "Differences are paired by prompt, and by training seed over the seeds that both arms have.\n"
         yield from _differences(first, found)
         yield from _sampled_differences(first, found)
     yield from _samplings(found)
     yield from _chosen(found)
+    yield from _made_by(found)
 
 
 def _rows(found: Compared) -> Iterator[str]:
@@ -91,28 +100,38 @@ def _rows(found: Compared) -> Iterator[str]:
     yield f"| arm | seeds | steps | network image-forwards | mean gain | worst twentieth | win rate | {second} | drift of weights |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for arm in sorted(found.arms, key=lambda arm: (arm.control, -(arm.last.gain.value if arm.last else -1.0))):
-        last = arm.last
-        if last is None:
-            yield f"| {arm.name} | 0 of {arm.wanted} | {arm.steps} | | | | | | |"
-            continue
-        seeds = f"{len(arm.seeds)}" + (f" of {arm.wanted}" if len(arm.seeds) < arm.wanted else "")
-        drift = f"{arm.training['drift']:.2e}" if "drift" in arm.training else ""
-        name = f"{arm.name} (control)" if arm.control else arm.name
-        cells = (signed(last.gain), f"{last.worst:+.4f}", rate(last.win_rate), rate(last.second_win_rate), drift)
-        yield f"| {name} | {seeds} | {last.step} | {last.forwards:,.0f} | {' | '.join(cells)} |"
+        if arm.last is not None or arm.unjudged:
+            yield _row(arm)
+    if missing := [arm.name for arm in found.arms if arm.last is None and not arm.unjudged]:
+        yield f"\nStill missing: {', '.join(missing)}."
+    if notes := [f"* {arm.name}: {arm.note}." for arm in found.arms if arm.note and (arm.last is not None or arm.unjudged)]:
+        yield "\n" + "\n".join(notes)
+
+
+def _row(arm: ArmResult) -> str:
+    seeds = f"{len(arm.seeds)}" + (f" of {arm.wanted}" if len(arm.seeds) < arm.wanted else "")
+    name, last = f"{arm.name} (control)" if arm.control else arm.name, arm.last
+    if last is None:
+        return f"| {name} | {seeds} | {arm.steps} | | {UNJUDGED} | | | | |"
+    left = f" (prompts left out: {last.left_out}, no score in some run)" if last.left_out else ""
+    drift = f"{arm.training['drift']:.2e}" if "drift" in arm.training else ""
+    worst = f"{last.worst.value:+.4f} [{last.worst.low:+.4f}, {last.worst.high:+.4f}]"
+    cells = (signed(last.gain), worst, rate(last.win_rate), rate(last.second_win_rate), drift)
+    return f"| {name}{left} | {seeds} | {last.step} | {last.forwards:,.0f} | {' | '.join(cells)} |"
 
 
 def _differences(first: ArmResult, found: Compared) -> Iterator[str]:
     steps = sorted({int(duel.at[0]) for duel in found.duels if duel.kind == "steps"})
-    ends = ("at the ends", "there: preferred", "the median prompt", "at equal network image-forwards")
-    yield f"| against | {' | '.join([*(f'step {step}' for step in steps), *ends])} |"
+    ends = ("at each one's last step", "share scored higher, last step", "median prompt, last step", "at equal network image-forwards")
+    yield f"| {first.name} − | {' | '.join([*(f'step {step}' for step in steps), *ends])} |"
     yield "|---" * (len(steps) + len(ends) + 1) + "|"
     for other, duels in _rivals(first, found):
         by_step = {int(duel.at[0]): signed(duel.difference) for duel in duels if duel.kind == "steps"}
-        last = next(duel for duel in duels if duel.kind == "last")
+        last = next((duel for duel in duels if duel.kind == "last"), None)
         equal = next((_said(duel) for duel in duels if duel.kind == "forwards"), "")
-        median = "" if last.median is None else f"{last.median:+.4f}"
-        yield f"| {other} | {' | '.join([*(by_step.get(step, '') for step in steps), _said(last), rate(last.win_rate), median, equal])} |"
+        median = "" if last is None or last.median is None else f"{last.median:+.4f}"
+        at_last = ("", "") if last is None else (_said(last), rate(last.win_rate))
+        yield f"| {other} | {' | '.join([*(by_step.get(step, '') for step in steps), *at_last, median, equal])} |"
 
 
 def _sampled_differences(first: ArmResult, found: Compared) -> Iterator[str]:
@@ -120,8 +139,8 @@ def _sampled_differences(first: ArmResult, found: Compared) -> Iterator[str]:
     ways = sorted({duel.sampling for duel in found.duels if duel.kind == "samplings"}, key=by_guidance)
     if not ways:
         return
-    yield f"\n## {first.name} less each other arm at the ends, sampled otherwise\n"
-    yield f"| against | {' | '.join(map(_way, ways))} |"
+    yield f"\n## Mean score of {first.name} − mean score of each other arm, at each one's last step, with other sampler steps or guidance\n"
+    yield f"| {first.name} − | {' | '.join(map(_way, ways))} |"
     yield "|---" * (len(ways) + 1) + "|"
     for other, duels in _rivals(first, found):
         by_way = {duel.sampling: signed(duel.difference) for duel in duels if duel.kind == "samplings"}
@@ -135,15 +154,15 @@ def _rivals(first: ArmResult, found: Compared) -> Iterator[tuple[str, list[Duel]
 
 
 def _way(way: tuple[int, float]) -> str:
-    return f"{way[0]} steps, guidance {way[1]:g}"
+    return f"{way[0]} step{'' if way[0] == 1 else 's'}, guidance {way[1]:g}"
 
 
 def _samplings(found: Compared) -> Iterator[str]:
-    """Gains at the ends of the runs, sampled otherwise."""
+    """Gains at the last step, under every way of sampling."""
     ways = sorted({(one.sampler_steps, one.guidance) for arm in found.arms for one in arm.samplings}, key=by_guidance)
     if len(ways) < 2:
         return
-    yield "\n## Gain over the base that is sampled in the same way\n"
+    yield "\n## Mean gain at the last step, with other sampler steps or guidance (the base is sampled in the same way)\n"
     yield f"| arm | {' | '.join(map(_way, ways))} |"
     yield "|---" * (len(ways) + 1) + "|"
     for arm in [arm for arm in found.arms if arm.samplings]:
@@ -163,6 +182,16 @@ def _chosen(found: Compared) -> Iterator[str]:
         rows = [f"{_knobs(trial.knobs)}: {'missing' if trial.score is None else f'{trial.score:.4f}'}" for trial in arm.trials]
         shown = [f"**{row}**" if trial.chosen else row for row, trial in zip(rows, arm.trials, strict=True)]
         yield f"| {arm.name} | {' · '.join(shown)} |"
+
+
+def _made_by(found: Compared) -> Iterator[str]:
+    """The program's commits, by arm."""
+    known = [(arm.name, arm.commits) for arm in found.arms if arm.commits]
+    if not known:
+        return
+    yield "\n## Commits of inpo that made the cells\n"
+    yield f"`{DIRTY}` marks a commit whose files had been changed. Trials count among an arm's cells.\n"
+    yield from (f"* {name}: {', '.join(commits)}" for name, commits in known)
 
 
 def _knobs(knobs: Mapping[str, object]) -> str:

@@ -48,7 +48,7 @@ class Moment:
     """An arm's runs at one training step, against the base under the same noise. `forwards`: network image-forwards of training by then.
 
     `gain`: in mean score, `runs` by seed; `second_gain`: by the second scorer; `worst`: mean gain of the worst twentieth of the
-    pictures (prompts of each run), the harm that a mean hides.
+    pictures of all runs, the harm that a mean hides, with an interval over prompts. `left_out`: prompts without a score in every run.
     """
 
     step: int
@@ -56,9 +56,10 @@ class Moment:
     gain: Estimate
     win_rate: Estimate
     runs: list[float]
-    worst: float
+    worst: Estimate
     second_gain: Estimate | None = None
     second_win_rate: Estimate | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class ArmResult:
     """One row. `seeds` are there of `wanted`; `moments` by step, the last one is the result; `parts`: gains of the deciding scorer's.
 
     `settings`: what of it differs from other arms, `training`: facts averaged over the runs, `picture`: a strip of the first seed.
-    `elsewhere`: whether training started from another model than the base.
+    `elsewhere`: whether training started from another model than the base; `unjudged`: whether there are runs, but no prompt that was
+    scored in all of them; `commits`: of the program, that its cells were made by.
     """
 
     name: str
@@ -109,6 +111,8 @@ class ArmResult:
     training: dict[str, float] = field(default_factory=dict)
     picture: str | None = None
     elsewhere: bool = False
+    unjudged: bool = False
+    commits: list[str] = field(default_factory=list)
 
     @property
     def last(self) -> Moment | None:
@@ -121,8 +125,9 @@ class Duel:
     """`a` less `b` in mean score, paired by prompt: "last" where both their runs end, "samplings" there, but sampled otherwise.
 
     "steps": at equal steps, "forwards": at equal network image-forwards. `at`: the step or the forwards of `a`, and of `b`;
-    `sampling`: (sampler steps, guidance). `win_rate`: how often the picture of `a` has the higher score, on the seeds that both have;
-    `median`: of the prompts' mean differences. A mean that a few prompts carry shows in these two. Both None between measured points.
+    `sampling`: (sampler steps, guidance). `win_rate`: how often the picture of `a` has the higher score, None where the runs are of
+    other seeds; `median`: of the prompts' mean differences. A mean that a few prompts carry shows in these two. Both None between
+    measured points.
     """
 
     kind: Literal["last", "samplings", "steps", "forwards"]
@@ -161,7 +166,7 @@ class Compared:
     left: int
     versions: list[str]
     shown: list[str]
-    base_score: float
+    base_score: float | None
     base_picture: str | None = None
     schema: Literal[1] = 1
 

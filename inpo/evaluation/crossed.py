@@ -93,32 +93,31 @@ def _bootstrap(sides: list[tuple[float, Array]], resamples: int, seed: int) -> C
 def _seeds(table: Array) -> float:
     """t²(S−1) · A of `[seeds, prompts]`; 0 of a single seed, whose chance nothing estimates."""
     count = len(table)
-    quantile = student_t(max(1, count - 1))
-    return quantile * quantile * float(table.mean(axis=1).var(ddof=1)) / count if count > 1 else 0.0
+    return student_t(count - 1) ** 2 * float(table.mean(axis=1).var(ddof=1)) / count if count > 1 else 0.0
 
 
 def _interaction(table: Array) -> float:
     """C of `[seeds, prompts]`: the mean's variance that seed and prompt make together; 0 where nothing is left to estimate it by."""
-    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+    freedom: int = (table.shape[0] - 1) * (table.shape[1] - 1)
     if not freedom:
         return 0.0
     left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    return float((left**2).sum()) / freedom / table.size
+    return float((left**2).sum() / table.size) / freedom
 
 
-@lru_cache(maxsize=2)
-def _counts(n: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+@lru_cache(maxsize=4)
+def counts(n: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     """How often each of n is drawn, `[resamples, n]`; kept, because a table of results asks for the same again and again."""
     rng = np.random.default_rng(seed)
-    counts = np.empty((resamples, n), dtype=np.uint16)
+    found = np.empty((resamples, n), dtype=np.uint16)
     for start in range(0, resamples, CHUNK):
         rows = min(CHUNK, resamples - start)
         drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=n * rows).reshape(rows, n)
-    return counts
+        found[start : start + rows] = np.bincount(drawn.ravel(), minlength=n * rows).reshape(rows, n)
+    return found
 
 
 def _resampled(values: Array, resamples: int, seed: int) -> Array:
     """Sums of the values that each resample draws, `[resamples]`."""
-    counts = _counts(len(values), resamples, seed)
-    return np.concatenate([counts[start : start + CHUNK] @ values for start in range(0, resamples, CHUNK)])
+    drawn = counts(len(values), resamples, seed)
+    return np.concatenate([drawn[start : start + CHUNK] @ values for start in range(0, resamples, CHUNK)])

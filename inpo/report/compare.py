@@ -63,11 +63,12 @@ def render_comparison(folder: Path, templates: Environment) -> str:
     found = read_compared(folder)
     rivals = [arm for arm in found.arms if not arm.control and arm.moments]
     colours = _colours(found.arms)
-    rows, zero = _rows(found.arms, colours)
+    rows, zero = _rows([arm for arm in found.arms if arm.last or arm.unjudged], colours)
+    missing = [display_name(arm.name) for arm in found.arms if not arm.last and not arm.unjudged]
     album = Album()
     return templates.get_template("compare.html.jinja").render(
-        found=found, rivals=rivals, first=rivals[0] if rivals else None, rows=rows, zero=zero, album=album, name=display_name,
-        colours=colours, headline=_headline(found, rivals), groups=_groups(rivals, colours),
+        found=found, rivals=rivals, first=rivals[0] if rivals else None, rows=rows, missing=missing, zero=zero, album=album,
+        name=display_name, colours=colours, headline=_headline(found, rivals), groups=_groups(rivals, colours),
         ends=_matrix(found.duels, "last"), equal=_matrix(found.duels, "forwards"), by_step=_by_step(found.duels),
         samplings=_samplings(rivals), sampled=_sampled(found.duels),
         parts=list(dict.fromkeys(part for arm in found.arms for part in arm.parts)),
@@ -89,7 +90,7 @@ def _colours(arms: Sequence[ArmResult]) -> Mapping[str, str]:
 
 
 def _rows(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> tuple[list[Row], float]:
-    """Arms by their gain, controls last, arms without a run at the very end; and where 0 stands on the bars' scale."""
+    """Arms by their gain, controls last, arms that cannot be judged at the very end; and where 0 stands on the bars' scale."""
     ends = [end for arm in arms if arm.last for end in (arm.last.gain.low, arm.last.gain.high)]
     low, high = min([*ends, 0.0]), max([*ends, 0.0])
     room = 0.04 * max(high - low, 1e-9)

@@ -16,7 +16,7 @@ import pytest
 
 from inpo import alignment
 from inpo.comparing import Choice, compare, job, make
-from inpo.comparing.cells import Cell, read_cell, write_cell
+from inpo.comparing.cells import Cell, commits_of, read_cell, write_cell
 from inpo.comparing.job import listing, look_up
 from inpo.comparing.plan import Planned
 from inpo.config import Experiment, load_experiment
@@ -156,6 +156,8 @@ def test_a_cell_that_is_made_again_is_looked_at_again(made: tuple[str, Path], tm
         (lambda text: json.dumps({**json.loads(text), "prompts": ["one"]}), "has scores for another number of prompts than 1"),
         (lambda text: json.dumps({**json.loads(text), "colour": "red"}), "is no cell of a comparison"),
         (lambda text: "[]", "is no cell of a comparison"),
+        (lambda text: text.replace('"forwards":', '"forwards":1', 1), "its content is not what was written"),
+        (lambda text: re.sub(r'("world:oracle":\[\[)', r"\g<1>0.5,", text, count=1), "has 2 scores for a prompt, of which 1 samples"),
     ],
 )
 def test_a_broken_cell_is_refused_by_name(made: tuple[str, Path], tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -165,6 +167,82 @@ def test_a_broken_cell_is_refused_by_name(made: tuple[str, Path], tmp_path: Path
     with pytest.raises(InputError, match=message) as refused:
         compare(made[0], tmp_path)
     assert str(victim) in str(refused.value)
+
+
+def test_a_cell_without_a_sum_of_its_content_is_read(made: tuple[str, Path], tmp_path: Path) -> None:
+    """As older versions wrote them. A sum is written with every cell, and is of no part of the cell itself."""
+    path = next((made[1] / "cells").glob("inpo.seed-0.*.json"))
+    values = json.loads(path.read_text())
+    assert re.fullmatch("[0-9a-f]{64}", values.pop("content_sha256"))
+    (tmp_path / path.name).write_text(json.dumps(values))
+    assert read_cell(tmp_path / path.name) == read_cell(path)
+
+
+def test_a_cell_without_a_scorers_scores_is_made_again(made: tuple[str, Path]) -> None:
+    state = look_up(*made)
+    planned = state.plan.table("inpo", state.choice("inpo") or {})[0]
+    cell = state.find(planned)
+    assert cell is not None
+    cut = [replace(point, scores={name: rows for name, rows in point.scores.items() if name != "world:clip"}) for point in cell.points]
+    assert not planned.accepts(replace(cell, points=cut))
+
+
+def test_a_method_without_its_safeguard_is_another_one(tmp_path: Path) -> None:
+    """`method.safeguard: null` of a guarded method: another digest, and a cell of the one is never taken for the other."""
+    arms = {"with": {"method": "diffusion-sdpo"}, "without": {"method": "diffusion-sdpo", "settings": {"method.safeguard": None}}}
+    plan = look_up(write(tmp_path / "a.yaml", arms=arms, knobs=None), tmp_path).plan
+    guarded, plain = (plan.table(name, {})[0] for name in arms)
+    assert guarded.digest != plain.digest
+    empty = Cell("a", "table", 0, "", {}, {}, list(guarded.judge.prompts), [])
+    for planned, other in ((guarded, plain), (plain, guarded)):
+        points = [make.Point(*key, 0.0, {label: [[0.5]] * 4 for label in planned.judge.labels}) for key in planned.keys]
+        assert planned.accepts(replace(empty, points=points, settings=planned.settings))
+        assert not planned.accepts(replace(empty, points=points, settings=other.settings))
+
+
+def test_an_arm_that_no_scorer_can_judge_is_marked(made: tuple[str, Path], tmp_path: Path) -> None:
+    """Of dpo no picture has a score: its row says so, and the others' are there. Of inpo one prompt is left out, as is said."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    for pattern, lost in (("dpo.seed-*", 4), ("inpo.seed-1.*", 1)):
+        for path in (tmp_path / "cells").glob(pattern):
+            cell = read_cell(path)
+            scores = [{name: [[None]] * lost + rows[lost:] for name, rows in point.scores.items()} for point in cell.points]
+            write_cell(path, replace(cell, points=[replace(p, scores=s) for p, s in zip(cell.points, scores, strict=True)]))
+    compare(file, tmp_path, Choice(table=True))
+    text = (tmp_path / "table.md").read_text()
+    assert "| dpo | 2 | 4 | | no prompt has a score in every run |" in text
+    assert "| inpo (prompts left out: 1, no score in some run) | 2 | 4 |" in text
+    assert text.count("left out") == 1
+    assert "cannot be judged.</b> No prompt has a score in every run." in (tmp_path / "report.html").read_text()
+    assert list(read_summary(tmp_path / "summary.json").methods) == ["inpo", "shuffled", "base-again"]
+    assert read_compared(tmp_path).duels == []
+
+
+def test_a_cell_names_every_commit_that_made_it(made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun by one, and ended by another that the checkout has moved to: both, in turn. Older cells know one."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for commit, noted in (("a" * 40, 1), ("a" * 40, 1), ("b" * 40 + "-dirty", 2)):
+        monkeypatch.setattr(make, "git_commit", lambda commit=commit: commit)
+        assert len(make._worked_on(work)) == noted
+    cell = next(cell for name, cell in cells(made[1]).items() if name.startswith("inpo.seed-0."))
+    assert cell.versions["git_commits"] == [cell.versions["git_commit"]]
+    assert commits_of(replace(cell, versions={"git_commits": make._worked_on(work)})) == ["a" * 9, "b" * 9 + "-dirty"]
+    assert commits_of(replace(cell, versions={"git_commit": "c" * 40})) == ["c" * 9]
+    assert f"* inpo: {commits_of(cell)[0]}\n" in (made[1] / "table.md").read_text()
+    assert f"InPO {commits_of(cell)[0]};" in (made[1] / "report.html").read_text()
+
+
+def test_the_bases_score_is_that_of_the_tables_sampling(made: tuple[str, Path], tmp_path: Path) -> None:
+    """Not that of whichever point stands first in its cell: one made for another file may begin with another."""
+    file, whole = made
+    shutil.copytree(whole / "cells", tmp_path / "cells")
+    path = next((tmp_path / "cells").glob("base.seed-0.*"))
+    cell = read_cell(path)
+    write_cell(path, replace(cell, points=cell.points[::-1]))
+    compare(file, tmp_path, Choice(table=True))
+    assert read_compared(tmp_path).base_score == read_compared(whole).base_score
 
 
 def test_a_renamed_cell_is_refused(made: tuple[str, Path], tmp_path: Path) -> None:
@@ -328,7 +406,7 @@ def test_an_arm_that_starts_elsewhere_is_judged_against_the_files_base(tmp_path:
     assert [(arm.name, arm.elsewhere) for arm in found.arms] == [("then", True), ("plain", False)]
     assert found.arms[0].note.startswith("second stage; starts from another model than the base")
     assert {duel.kind for duel in found.duels} == {"last", "steps", "samplings"}
-    differences = (tmp_path / "out" / "table.md").read_text().partition("less each other arm")[2]
+    differences = (tmp_path / "out" / "table.md").read_text().partition("− mean score of each other arm")[2]
     assert re.search(r"^\| plain \| .* \|  \|$", differences, re.MULTILINE)
 
 
@@ -424,7 +502,7 @@ def test_the_tables_are_of_the_cells(made: tuple[str, Path]) -> None:
     assert len(lines) == 1 + 3 * 3 + 1
     text = (out / "table.md").read_text()
     assert "| inpo | 2 | 4 | " in text
-    assert "| arm | 1 steps, guidance 3 | 2 steps, guidance 3 |" in text
+    assert "| arm | 1 step, guidance 3 | 2 steps, guidance 3 |" in text
     trials = next(line for line in text.splitlines() if line.startswith("| dpo | ") and "beta" in line)
     assert (trials.count("beta 500:"), trials.count("beta 1000:"), trials.count("**")) == (1, 1, 2)
 
@@ -443,7 +521,8 @@ def test_a_table_of_what_is_there(made: tuple[str, Path], tmp_path: Path) -> Non
     text = (tmp_path / "table.md").read_text()
     assert "Incomplete: 5 cells are missing." in text
     assert "| dpo | 1 of 2 | 4 |" in text
-    assert "| inpo | 0 of 2 |" in text
+    assert "\nStill missing: inpo, shuffled.\n" in text
+    assert "| inpo |" not in text.partition("## ")[0]
     assert list(read_summary(tmp_path / "summary.json").methods) == ["dpo"]
     for path in (tmp_path / "cells").glob("dpo.knobs-1.*"):
         path.unlink()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
 from inpo.comparing.cells import Cell, Point
 from inpo.comparing.duels import duels
-from inpo.comparing.runs import Runs, worst
+from inpo.comparing.runs import Runs
 from inpo.evaluation.compared import Duel, Estimate
 
 MAIN = (20, 3.0)
@@ -49,25 +48,54 @@ def test_gains_and_win_rates_by_hand() -> None:
     assert moment.second_gain is not None
     assert moment.second_gain.value == pytest.approx(1.5)
     assert found.parts()["size"].value == pytest.approx(0.075)
-    assert moment.worst == pytest.approx(-0.2)
+    assert moment.worst.value == pytest.approx(-0.2)
+    assert moment.left_out == 0
 
 
-def test_the_worst_twentieth() -> None:
-    """Two of forty gains, wherever they stand; what is not a number does not count."""
-    gains = np.full((2, 20), 0.1)
-    gains[0, 3], gains[1, 7] = -0.5, -0.3
-    assert worst(gains) == pytest.approx(-0.4)
-    assert worst(np.array([[math.nan, 0.2, 0.1]])) == pytest.approx(0.1)
+def sampled(step: int, scores: list[list[float | None]]) -> Point:
+    """Two samples a prompt."""
+    return Point(step, *MAIN, 8.0, {ORACLE: scores})
+
+
+def test_differences_are_taken_picture_by_picture() -> None:
+    """One noise is worth 0.9, the other 0.1, for every model, and ours is better by 0.1 under both. A picture without a score takes the
+    other side's out, and leaves the difference what it is; a mean of its own samples less a mean of two would be −0.3."""
+    base = Cell("base", "base", 0, "", {}, {}, ["p"] * 2, [sampled(0, [[0.9, 0.1], [0.9, 0.1]])])
+    ours = Cell("a", "table", 0, "", {}, {}, ["p"] * 2, [sampled(4, [[None, 0.2], [1.0, 0.2]])])
+    theirs = Cell("b", "table", 0, "", {}, {}, ["p"] * 2, [sampled(4, [[0.9, 0.1], [0.9, None]])])
+    for shift in (0, 5):
+        moved = (dataclasses.replace(theirs, seed=shift), dataclasses.replace(theirs, seed=shift + 1))
+        a, b = (Runs(name, cells, base, ORACLE, None, MAIN) for name, cells in (("a", (ours,)), ("b", moved)))
+        assert a.gain((4, *MAIN)).value == pytest.approx(0.1)
+        assert b.gain((4, *MAIN)).value == pytest.approx(0.0)
+        found = duel("last", a, b)
+        assert found.difference.value == pytest.approx(0.1)
+        assert found.median == pytest.approx(0.1)
+        if found.win_rate is not None:
+            assert found.win_rate.value == 1.0
+
+
+def test_two_common_seeds_are_paired() -> None:
+    """Seeds 0–2 of ours, 1–3 of theirs: the difference and the share are of 1 and 2 on both sides. With one common seed none is paired."""
+    ours = [cell(point(4, [0.6 + 0.1 * seed] * 4, forwards=8), seed=seed) for seed in range(3)]
+    theirs = [cell(point(4, [0.5 + 0.1 * seed] * 4, forwards=8), seed=seed) for seed in range(1, 5)]
+    found = duel("last", runs(*ours), runs(*theirs[:3]))
+    assert found.seeds == (2, 2)
+    assert found.difference.value == pytest.approx(0.1)
+    assert found.win_rate is not None
+    assert found.win_rate.value == 1.0
+    apart = duel("last", runs(*ours), runs(*theirs[1:]))
+    assert (apart.seeds, apart.win_rate) == ((3, 3), None)
 
 
 def test_scores_between_points_lie_on_straight_lines() -> None:
     """0.7 at 100 forwards, 0.9 at 300: 0.8 at 200, and 0.9 wherever the run has ended. Before 100 nothing was measured."""
     found = runs(cell(point(2, [0.7] * 4, forwards=100), point(6, [0.9] * 4, forwards=300)))
     for forwards, expected in ((100, 0.7), (200, 0.8), (300, 0.9), (500, 0.9)):
-        assert found.at_forwards(forwards) == pytest.approx(np.full((1, 4), expected))
+        assert found.at_forwards(forwards) == pytest.approx(np.full((1, 4, 1), expected))
     assert [found.measured_by(forwards) for forwards in (99, 100, 200)] == [False, True, True]
     alone = runs(cell(point(6, [0.9] * 4, forwards=300)))
-    assert alone.at_forwards(300) == pytest.approx(np.full((1, 4), 0.9))
+    assert alone.at_forwards(300) == pytest.approx(np.full((1, 4, 1), 0.9))
 
 
 def test_one_seed_and_all_won_are_said() -> None:
@@ -181,3 +209,4 @@ def test_a_picture_without_a_score_takes_its_prompt_out() -> None:
     found = runs(cell(point(4, [0.7, None, 0.5, 0.9])))
     assert found.moment(4).gain.value == pytest.approx(0.2)
     assert found.moment(4).win_rate.value == pytest.approx(2.5 / 3)
+    assert found.moment(4).left_out == 1

@@ -57,7 +57,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     assert "One training seed decides nothing" in text
     matrices = text.split("Method against method</h2>")[1].split("Where the gain comes from")[0]
     assert 'class="ahead"' not in matrices.split("<h2>")[0]
-    rows = "\n".join(table(changed)).split("less each other arm, mean score")[1].split("##")[0]
+    rows = "\n".join(table(changed)).split("− mean score of each other arm\n")[1].split("##")[0]
     assert "+0.0020 [+0.0010, +0.0030] °" in rows
     assert "**" not in rows
 
@@ -65,11 +65,11 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
 def test_ways_of_sampling_are_set_against_one_another(tmp_path: Path) -> None:
     """Not gain beside gain alone: paired differences, for every other way of sampling, on the page and in the table."""
     found = write_comparison(tmp_path / "a", gap=0.002)
-    caption = "InPO less each other method, sampled in the same way"
+    caption = "InPO − each other method, sampled in the same way"
     body = page(tmp_path / "a").split(caption)[1].split("</table>")[0]
     assert (body.count('<th scope="col">'), body.count('class="ahead"')) == (3, 2 * 3)
-    lines = "\n".join(table(found)).split("at the ends, sampled otherwise")[1].split("##")[0].strip().splitlines()
-    assert lines[0] == "| against | 20 steps, guidance 1 | 1 steps, guidance 3 | 5 steps, guidance 3 |"
+    lines = "\n".join(table(found)).split("last step, with other sampler steps or guidance")[1].split("##")[0].strip().splitlines()
+    assert lines[0] == "| inpo − | 20 steps, guidance 1 | 1 step, guidance 3 | 5 steps, guidance 3 |"
     assert [line.count("**+0.0020 [+0.0010, +0.0030]**") for line in lines[2:]] == [3, 3]
 
 
@@ -85,7 +85,7 @@ def test_every_arm_is_there_with_its_numbers(tmp_path: Path) -> None:
     assert text.count('<tr class="chosen">') == len(METHODS)
     assert text.count("data:image/png;base64,") == len(METHODS) + 2
     assert "3 of 8" in rows
-    assert rows.count('<td data-label="Worst 5 %">−0.0321</td>') == len(found.arms)
+    assert rows.count('<td data-label="Worst 5 %">−0.0321 <span class="range">−0.0500 – −0.0200</span></td>') == len(found.arms)
     assert "as chosen for InPO" in text
 
 
@@ -97,7 +97,7 @@ def test_both_triangles_of_the_matrix_mirror_one_another(tmp_path: Path) -> None
     duels = [dataclasses.replace(duel, difference=equal) if duel.kind == "forwards" else duel for duel in found.duels]
     write_compared(tmp_path / "a", dataclasses.replace(found, duels=duels))
     ends, forwards = page(tmp_path / "a").split('<table class="matrix square">')[1:]
-    for matrix, caption, lead in ((ends, "Where their runs end", 2), (forwards, "After equally many network image-forwards", 4)):
+    for matrix, caption, lead in ((ends, "At each one’s last step", 2), (forwards, "After equally many network image-forwards", 4)):
         body = matrix.split("</table>")[0]
         assert f"<caption>{caption}</caption>" in body
         assert (body.count('class="ahead"'), body.count('class="behind"')) == (3, 3)
@@ -160,7 +160,7 @@ def test_arms_without_a_run_and_results_without_an_arm(tmp_path: Path) -> None:
     write_compared(tmp_path / "a", dataclasses.replace(found, arms=empty, duels=[]))
     text = page(tmp_path / "a")
     assert "No arm has a run yet." in text
-    assert "no run yet" in text
+    assert "Still missing: InPO, Diffusion-DPO, " in text
     alone = dataclasses.replace(found, arms=found.arms[:1], duels=[])
     write_compared(tmp_path / "a", alone)
     assert "<h1>Side by side</h1>" in page(tmp_path / "a")
