@@ -47,6 +47,7 @@ class FitResult:
     """`step`: how many optimiser steps are complete and saved. `signal`: what interrupted the run, None if it finished.
 
     `result_step`: whose weights the policy holds now. `stopped`: why the run ended before its last step, if it did.
+    `replaces_nothing`: it was interrupted before a step of its own, and the earlier run that it was to replace comes back.
     """
 
     step: int
@@ -54,6 +55,7 @@ class FitResult:
     seconds: float
     result_step: int
     stopped: str | None = None
+    replaces_nothing: bool = False
 
 
 def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Settings, run: RunFolder, callbacks: Callbacks) -> FitResult:
@@ -65,9 +67,10 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
     a GPU it draws the same pairs, times and noise, but nothing here forces kernels to add in a fixed order.
 
     A run that this one replaces (`open_run(force=True)`) is deleted when the first checkpoint is about to be written. SIGINT and
-    SIGTERM save the last complete step and return. Raises `InputError` for what a user can mend (no space, a checkpoint of other
-    data or of another base model, a damaged picture) and `RunFault` for non-finite values, a full disk, or a policy that is not
-    its reference when it starts. Steps that were complete by then are saved, if they can be; older checkpoints are intact.
+    SIGTERM save the last complete step and return; where there is none yet, that earlier run stays. Raises `InputError` for what a
+    user can mend (no space, a checkpoint of other data or of another base model, a damaged picture) and `RunFault` for non-finite
+    values, a full disk, or a policy that is not its reference when it starts. Steps that were complete by then are saved, if they
+    can be; older checkpoints are intact.
     """
     began = time.monotonic()
     run.check_same_data()
@@ -77,7 +80,7 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
         with _Loop(trainer, run, callbacks) as loop:
             step, signal = loop.run()
             result_step = step if signal else loop.settle(step)
-    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop)
+    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop, loop.replaces_nothing)
 
 
 class _Loop:
@@ -90,6 +93,7 @@ class _Loop:
         self.is_main = is_main()
         self.start = 0
         self.saved: int | None = None
+        self.replaces_nothing = False
         self.metrics: MetricsFile | None = None
 
     def run(self) -> tuple[int, int]:
@@ -105,7 +109,10 @@ class _Loop:
                 break
             step, signal = step + 1, outcome.signal
             self._complete(step, outcome)
-        if self.saved != step:
+        if signal and step == self.start:
+            # Saving the beginning would delete the earlier run that `force` has moved aside, for nothing.
+            self.replaces_nothing = on_main(lambda: self.folder.replacement.pending)
+        if self.saved != step and not self.replaces_nothing:
             self._save(step)
         # One that came after the last step's collective: several processes could not agree on it any more.
         late = self.trainer.stop.signal if self.trainer.parallel.num_processes == 1 else 0
