@@ -17,6 +17,7 @@ from torch import Tensor
 from inpo.errors import InputError
 from inpo.scorer_name import scorer_kind
 from inpo.training.baseline import GainBaseline
+from inpo.training.distributed import processes
 from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors, state_bytes
 from inpo.training.scaling import LossScale
 from inpo.training.settings import OptimizerName
@@ -111,7 +112,8 @@ class Snapshot:
             tensors |= {_AVERAGE + name: value for name, value in self.average.tensors.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
         state = {
-            "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "watch": watch,
+            "schema": SCHEMA, "step": step, "torch": torch.__version__, "processes": processes().num_processes,
+            "reference_sha256": self.reference_sha256, "watch": watch,
             "loss_scale": self.scale.state() if self.scale else None,
             "gain_baseline": self.baseline.state() if self.baseline else None, "config": config,
         }  # fmt: skip

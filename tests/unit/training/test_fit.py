@@ -140,6 +140,7 @@ def test_a_run_leaves_checkpoints_lines_and_the_average(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "validation" in line] == [0, 2, 4, 5]
     assert recorder.closed
     saved = tmp_path / "checkpoints"
+    assert json.loads((saved / "step-000005" / "state.json").read_text())["processes"] == 1
     assert torch.equal(subject.policy.out.bias, load_file(saved / "step-000005" / "optimizer.safetensors")["average/out.bias"])
     assert torch.equal(shown[0][1], tiny_subject().policy.out.bias)
     assert torch.equal(shown[1][1], load_file(saved / "step-000004" / "optimizer.safetensors")["average/out.bias"])
