@@ -34,11 +34,14 @@ class Ledger:
 
     def amend(self, step: int, more: Mapping[str, object]) -> None:
         """Adds entries to the last line, and tells it to the other sinks again. Does nothing where that line is not of this step."""
-        if self._file:
-            with reporting(self._folder):
-                if line := self._file.amend(step, more):
-                    for sink in self._sinks:
-                        sink.write(line)
+        if not self._file:
+            return
+        with reporting(self._folder):
+            line = self._file.amend(step, more)
+            if line is None:
+                return
+            for sink in self._sinks:
+                sink.write(line)
 
     def sync(self) -> None:
         """Waits until every line of metrics.jsonl is on the disk."""
