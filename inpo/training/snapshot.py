@@ -97,6 +97,11 @@ class Snapshot:
         """Of the weights that the run is compared with: seconds for a large model, so once."""
         return self.subject.reference_sha256()
 
+    @cached_property
+    def component_sha256(self) -> dict[str, str]:
+        """Of what else is frozen, by component: seconds, so once."""
+        return self.subject.component_sha256()
+
     def is_finite(self) -> bool:
         """Whether every weight, average and moment is a number."""
         averages = self.average.tensors.values() if self.average else ()
@@ -113,7 +118,7 @@ class Snapshot:
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
         state = {
             "schema": SCHEMA, "step": step, "torch": torch.__version__, "processes": processes().num_processes,
-            "reference_sha256": self.reference_sha256, "watch": watch,
+            "reference_sha256": self.reference_sha256, "component_sha256": self.component_sha256, "watch": watch,
             "loss_scale": self.scale.state() if self.scale else None,
             "gain_baseline": self.baseline.state() if self.baseline else None, "config": config,
         }  # fmt: skip
@@ -122,6 +127,7 @@ class Snapshot:
     def read(self, folder: Path) -> None:
         """Puts a checkpoint's weights, optimiser and average in place. Raises `InputError` naming what is missing or not this run's."""
         self._check_same_reference(folder)
+        self._check_same_components(folder)
         self.read_weights(folder)
         load_optimizer_tensors(self.optimizer, self.weights, _below(_tensors(folder / OPTIMIZER), _OPTIMIZER))
         if self.scale:
@@ -142,6 +148,18 @@ class Snapshot:
                 f"{folder}: the base model is not the one that its run started from: the reference's sha256 is {theirs} there and "
                 f"{self.reference_sha256} here; put the model of model.path back as it was, or start a new run"
             )
+
+    def _check_same_components(self, folder: Path) -> None:
+        theirs, ours = read_state(folder).get("component_sha256"), self.component_sha256
+        # Older checkpoints do not say.
+        if not isinstance(theirs, Mapping) or not theirs or not ours:
+            return
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise InputError(
+                    f"{folder}: the model's {name} is not the one that its run started from: its sha256 is {theirs.get(name)} there and "
+                    f"{ours.get(name)} here; put the model of model.path back as it was, or start a new run"
+                )
 
     def expected_bytes(self) -> int:
         """About how large a checkpoint will be: weights, the optimiser's state, average."""
