@@ -21,6 +21,8 @@ from inpo.models.base import ADAPTER_FILE
 from inpo.types import PairSource
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from inpo.data.loader import EncodedPairs
     from inpo.evaluation.summary import MethodSummary
     from inpo.models.adapted import AdaptedModel
@@ -121,7 +123,9 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: 
         needs = experiment.method.objective.needs
         reference = model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None
     data = dataclasses.replace(experiment.data, resolution=experiment.data.resolution or model.default_resolution)
-    subject = Subject(model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype)
+    subject = Subject(
+        model.policy, reference, model.save_policy, model.load_policy, dtype=experiment.model.dtype, components=components(model)
+    )
     # Captions are read from the data for it, so it is made only where it is used.
     sample = _sample(experiment, model, source, run=run.path, look=look) if experiment.train.sample_every_steps else None
     callbacks = Callbacks(sample, _sinks(experiment, run))
@@ -132,10 +136,25 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: 
             free_encoder(experiment, model, loader, start=run.start)
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is not None:
-        raise Interrupted(result.signal, result.step)
+        raise Interrupted(result.signal, result.step, resumable=not result.replaces_nothing)
     with reporting(run.path / "model"):
         on_main(lambda: _finish(model, experiment, run.path, result, pairs=source.size))
     return result
+
+
+def components(model: Model) -> dict[str, nn.Module | dict[str, object]]:
+    """What a run's numbers depend on beside the network, as folders and files of the pipeline are called."""
+    from inpo.models.prompts import Absent
+
+    encoder = model.encoder
+    towers = zip(model.family.text_encoders, encoder.towers, strict=True)
+    return {
+        # A sampler's class, and the version of the library that wrote the file, change no training.
+        "scheduler/scheduler_config.json": {key: value for key, value in model.scheduler_config.items() if not key.startswith("_")},
+        "vae": encoder.vae,
+        "vae/config.json": {key: encoder.vae.config.get(key) for key in ("scaling_factor", "shift_factor")},
+        **{component.name: tower.network for component, tower in towers if not isinstance(tower, Absent)},
+    }
 
 
 def _open_data(experiment: Experiment, folder: Path) -> PairSource:

@@ -115,6 +115,9 @@ def train(
         try:
             result = run(experiment, out, Resume(resume, force))
         except Interrupted as stop:
+            if not stop.resumable:
+                again = shlex.join([*command, *(["--resume", resume] if resume else []), "--force"])
+                raise interrupted(str(stop), stop.signal, f"start again with: {again}") from None
             again = shlex.join([*command, "--resume", "latest"])
             raise interrupted(str(stop), stop.signal, f"continue with: {again}") from None
     from inpo.training.distributed import is_main

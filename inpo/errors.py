@@ -15,15 +15,18 @@ class RunFault(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that SIGINT or SIGTERM (`signal`) ended early; its last completed step is saved.
+    """A run that SIGINT or SIGTERM (`signal`) ended early; its last completed step is saved, so that it can be continued.
 
+    Not `resumable`: it had no step of its own yet, and the earlier run that it was to replace is there again.
     A `KeyboardInterrupt`, so that a script stops where it stands instead of going on with half a model.
     """
 
-    def __init__(self, signal: int, step: int) -> None:
+    def __init__(self, signal: int, step: int, *, resumable: bool = True) -> None:
         where = f"after step {step}; the last completed step is saved" if step else "before the first step; the untrained start is saved"
+        if not resumable:
+            where = "before the first step; nothing is saved, and the earlier run is as it was"
         super().__init__(f"interrupted by signal {signal} {where}")
-        self.signal = signal
+        self.signal, self.resumable = signal, resumable
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from inpo.errors import InputError
+from inpo.errors import InputError, RunFault
 from inpo.training.fit import Callbacks, FitResult
 from inpo.training.subject import Subject
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
@@ -113,19 +113,23 @@ def entrance(folder: Path) -> object:
 
 
 def rescued(folder: Path) -> object:
-    """Rank 1 meets a fault, and the main process takes its time to save: what is there when each rank leaves."""
+    """Rank 1 meets a fault, and the main process takes its time to save: by fault, what is there when each rank leaves."""
+    return {failure: _rescued(folder / failure, failure) for failure in ("picture", "mistake")}
+
+
+def _rescued(out: Path, failure: str) -> list[str]:
     subject = tiny_subject()
 
     def save(target: Path) -> None:
         time.sleep(1.5)
         subject.save_policy(target)
 
-    use, loader = settings(save_every_steps=None), FailingLoader(held_out=7, failure="picture")
+    use, loader = settings(save_every_steps=None), FailingLoader(held_out=7, failure=failure)
     try:
-        train(folder / "rescued", use, loader=loader, subject=replace(subject, save_policy=save))
-    except InputError:
-        return [path.parent.name for path in (folder / "rescued").glob("checkpoints/step-*/manifest.json")]
-    return None
+        train(out, use, loader=loader, subject=replace(subject, save_policy=save))
+    except (InputError, RunFault, KeyError):
+        return [path.parent.name for path in out.glob("checkpoints/step-*/manifest.json")]
+    return []
 
 
 def launched(folder: Path) -> object:

@@ -59,7 +59,8 @@ def _cell(value: object) -> object:
 
 def _write_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    # Text is quoted: Python leaves a bare carriage return as it is, and readers take it for the end of the row.
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(COLUMNS)
     writer.writerows([_cell(getattr(row, name)) if name != "score" else _score(row) for name in COLUMNS] for row in rows)
     _write_text(path, buffer.getvalue())

@@ -13,6 +13,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
@@ -23,7 +24,7 @@ from inpo.training import disk
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-UNFINISHED, RETIRED = ".tmp-", ".old-"
+UNFINISHED, RETIRED, BROKEN = ".tmp-", ".old-", ".broken-"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -137,6 +138,15 @@ def rotate(checkpoints: Path, keep: int, protected: int | None = None) -> None:
 def discard_after(checkpoints: Path, step: int) -> None:
     """Deletes checkpoints beyond `step`: a run that goes back continues from there, and its old future must not be found again."""
     _delete([path for number, path in steps_in(checkpoints).items() if number > step], checkpoints)
+
+
+def set_broken_aside(checkpoints: Path, step: int) -> list[Path]:
+    """Renames what is beyond `step`, the one that `latest` found: it is broken, but nothing here deletes it. Returns the new names."""
+    kept = []
+    for folder in [path for number, path in steps_in(checkpoints).items() if number > step]:
+        names = (folder.with_name(f"{BROKEN}{folder.name}-{n}") for n in count(1))
+        kept.append(folder.rename(next(name for name in names if not name.exists())))
+    return kept
 
 
 def _delete(folders: list[Path], checkpoints: Path) -> None:

@@ -26,6 +26,12 @@ PATIENCE = timedelta(hours=12)
 """How long a collective waits for the slowest process. By default NCCL gives up after 10 minutes, in which the main process cannot
 download a model or decode half a million pairs while the others wait (`on_main`). A launcher notices a process that is gone by itself."""
 
+RESCUE_SECONDS = 1800.0
+"""The longest that other processes wait for the main one's save of a faulty run. A launcher kills it 30 s after the first of them leaves;
+a checkpoint of SDXL is 10 to 30 GB."""
+
+TOLD = "The other processes of this run were told."
+
 BUCKET_NUMBERS = 25_000_000
 """Gradients are added up so many numbers at a time: 100 MB of memory instead of a second copy of all of them."""
 
@@ -76,9 +82,9 @@ def tell_others(word: str) -> None:
         _get_default_store().set(word, "")
 
 
-def wait_for_main(word: str, *, seconds: float, until: Callable[[], object]) -> None:
-    """Waits for the main process's `tell_others`, at most so long and at most until `until()`. It may be gone, so nothing is raised."""
-    end = time.monotonic() + seconds
+def wait_for_main(word: str, *, until: Callable[[], object]) -> None:
+    """Waits for the main process's `tell_others`, at most `RESCUE_SECONDS` and until `until()`. It may be gone: nothing is raised."""
+    end = time.monotonic() + RESCUE_SECONDS
     with suppress(RuntimeError, ValueError):
         while time.monotonic() < end and not until() and not _get_default_store().check([word]):
             time.sleep(0.1)
@@ -147,9 +153,15 @@ def raise_everywhere(failure: Exception | None) -> NoReturn:
         raise failure
     told = gather_lists([] if failure is None else [(isinstance(failure, InputError), _by_whom(failure))])
     if failure is not None and not isinstance(failure, InputError | RunFault):
+        failure.add_note(TOLD)
         raise failure
     mendable, message = told[0]
     raise (InputError if mendable else RunFault)(message) from failure
+
+
+def is_told(fault: Exception) -> bool:
+    """Whether the other processes end with this one: by `raise_everywhere`, or because all of them find the same fault."""
+    return isinstance(fault, InputError | RunFault) or TOLD in getattr(fault, "__notes__", ())
 
 
 def _by_whom(failure: Exception) -> str:

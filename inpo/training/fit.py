@@ -6,19 +6,20 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from inpo.errors import InputError, RunFault
+from inpo.errors import RunFault
 from inpo.methods import Method
 from inpo.training import checkpoint
 from inpo.training.checkpoint import steps_in
 from inpo.training.disk import reporting
-from inpo.training.distributed import is_main, on_main, tell_others, wait_for_main
-from inpo.training.memory import TornStep, told_as_fault
-from inpo.training.metrics import MetricsFile, Sink, cut_metrics
+from inpo.training.distributed import is_main, is_told, on_main, tell_others, wait_for_main
+from inpo.training.ledger import Ledger
+from inpo.training.memory import told_as_fault
+from inpo.training.metrics import Sink, cut_metrics
 from inpo.training.run import RunFolder
 from inpo.training.settings import Settings
 from inpo.training.snapshot import read_state
@@ -27,10 +28,6 @@ from inpo.training.subject import Subject
 from inpo.training.trainer import Outcome, Trainer
 from inpo.training.watch import Watch, check_watched
 from inpo.types import PairLoader
-
-RESCUE_SECONDS = 1800.0
-"""The longest that other processes wait for the main one's save of a faulty run. A launcher kills it 30 s after the first of them leaves;
-a checkpoint of SDXL is 10 to 30 GB."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ class FitResult:
     """`step`: how many optimiser steps are complete and saved. `signal`: what interrupted the run, None if it finished.
 
     `result_step`: whose weights the policy holds now. `stopped`: why the run ended before its last step, if it did.
+    `replaces_nothing`: it was interrupted before a step of its own, and the earlier run that it was to replace comes back.
     """
 
     step: int
@@ -54,6 +52,7 @@ class FitResult:
     seconds: float
     result_step: int
     stopped: str | None = None
+    replaces_nothing: bool = False
 
 
 def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Settings, run: RunFolder, callbacks: Callbacks) -> FitResult:
@@ -65,9 +64,10 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
     a GPU it draws the same pairs, times and noise, but nothing here forces kernels to add in a fixed order.
 
     A run that this one replaces (`open_run(force=True)`) is deleted when the first checkpoint is about to be written. SIGINT and
-    SIGTERM save the last complete step and return. Raises `InputError` for what a user can mend (no space, a checkpoint of other
-    data or of another base model, a damaged picture) and `RunFault` for non-finite values, a full disk, or a policy that is not
-    its reference when it starts. Steps that were complete by then are saved, if they can be; older checkpoints are intact.
+    SIGTERM save the last complete step and return; where there is none yet, that earlier run stays. Raises `InputError` for what a
+    user can mend (no space, a checkpoint of other data or of another base model, a damaged picture) and `RunFault` for non-finite
+    values, a full disk, or a policy that is not its reference when it starts. Steps that were complete by then are saved, if they
+    can be; older checkpoints are intact.
     """
     began = time.monotonic()
     run.check_same_data()
@@ -77,7 +77,7 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
         with _Loop(trainer, run, callbacks) as loop:
             step, signal = loop.run()
             result_step = step if signal else loop.settle(step)
-    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop)
+    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop, loop.replaces_nothing)
 
 
 class _Loop:
@@ -90,22 +90,23 @@ class _Loop:
         self.is_main = is_main()
         self.start = 0
         self.saved: int | None = None
-        self.metrics: MetricsFile | None = None
+        self.replaces_nothing = False
+        self.ledger = Ledger(run.path, callbacks.sinks if self.is_main else ())
 
     def run(self) -> tuple[int, int]:
         self.start = self._restore()
-        step, signal = self.start, self._begin() if self.start == 0 else 0
-        if step > 0:
-            # A process that was killed while it made a step's pictures had saved the step: they are made (again) from it.
-            self._show_safely(step)
+        step, signal = self.start, self._catch_up(self.start) if self.start else self._begin()
         while not self._ended(step) and not signal:
             outcome = self._attempt(step)
             if isinstance(outcome, StepDropped):
                 signal = outcome.signal
                 break
-            step, signal = step + 1, outcome.signal
-            self._complete(step, outcome)
-        if self.saved != step:
+            step += 1
+            signal = self._complete(step, outcome)
+        if signal and step == self.start:
+            # Saving the beginning would delete the earlier run that `force` has moved aside, for nothing.
+            self.replaces_nothing = on_main(lambda: self.folder.replacement.pending)
+        if self.saved != step and not self.replaces_nothing:
             self._save(step)
         # One that came after the last step's collective: several processes could not agree on it any more.
         late = self.trainer.stop.signal if self.trainer.parallel.num_processes == 1 else 0
@@ -136,7 +137,7 @@ class _Loop:
             with self.trainer.stop.droppable():
                 held_out = self.trainer.validation()
                 if held_out is not None:
-                    self._tell({"step": 0, "validation": held_out})
+                    self.ledger.tell({"step": 0, "validation": held_out})
         except StepDropped as dropped:
             return dropped.signal
         # The main process alone draws. The others hear of its signal in the first step, which begins with it.
@@ -145,41 +146,60 @@ class _Loop:
         return 0
 
     def _attempt(self, step: int) -> Outcome | StepDropped:
-        """An interruption drops it on all processes. What fails with these has not touched the weights, but for a `TornStep`."""
-        with self._rescuing(step, InputError, RunFault):
+        """An interruption drops it on all processes. Whatever fails before the optimiser moves has not touched the weights."""
+        with self._rescuing(step):
             try:
                 return self.trainer.step_once(step)
             except StepDropped as dropped:
                 return dropped
 
-    def _complete(self, step: int, outcome: Outcome) -> None:
-        with self._rescuing(step, Exception):
-            self._report(step, outcome)
-        if _due(step, self.config.save_every_steps) or self.watch.best_step == step:
+    def _complete(self, step: int, outcome: Outcome) -> int:
+        """What follows a step: its look, its save and its pictures. The signal that any process got meanwhile, or 0."""
+        with self._rescuing(step):
+            signal = self._report(step, outcome.line) or outcome.signal
+        if _due(step, self.config.save_every_steps) or self.watch.best_step == step or self._ended(step):
             self._save(step)
         # After the save: pictures are the most that a disk, or a GPU's memory, is asked for.
+        if not signal:
+            self._show_safely(step)
+        return signal
+
+    def _catch_up(self, step: int) -> int:
+        """After a step that an earlier process saved: the look and the pictures that it may not have finished. A signal, or 0."""
+        if self.watch.owes_look:
+            try:
+                self.ledger.amend(step, self._look(step))
+            except StepDropped as dropped:
+                return dropped.signal
+            if self.watch.best_step == step != self.saved:
+                self._save(step)
         self._show_safely(step)
+        return 0
 
     def _show_safely(self, step: int) -> None:
-        with self._rescuing(step, Exception), reporting(self.folder.path / "samples"):
+        # A signal drops them, and the run that goes on makes them. Of one after its last step other processes would not hear.
+        alone = self.trainer.parallel.num_processes == 1
+        droppable = self.trainer.stop.droppable() if alone or not self._ended(step) else nullcontext()
+        with self._rescuing(step), suppress(StepDropped), droppable, reporting(self.folder.path / "samples"):
             self._show(step)
 
     @contextmanager
-    def _rescuing(self, step: int, *faults: type[Exception]) -> Iterator[None]:
-        """Saves `step`, which is complete, before one of `faults` ends the run. Its own failure never hides the fault."""
+    def _rescuing(self, step: int) -> Iterator[None]:
+        """Saves `step`, which is complete, before a fault ends the run. Its own failure never hides the fault."""
         try:
             yield
-        except TornStep:
-            raise
-        except faults:
-            if step not in (self.start, self.saved):
-                self._rescue(step, f"inpo/{self.folder.path}/{step}")
+        except Exception as fault:  # also a mistake in somebody's network or sampler: the steps before it are whole
+            if step not in (self.start, self.saved) and not self.trainer.torn:
+                self._rescue(step, fault)
             raise
 
-    def _rescue(self, step: int, word: str) -> None:
+    def _rescue(self, step: int, fault: Exception) -> None:
         """The main process saves, the others wait for it: the first to leave ends all, by the hand of their launcher."""
+        word = f"inpo/{self.folder.path}/{step}"
         if not self.is_main:
-            wait_for_main(word, seconds=RESCUE_SECONDS, until=lambda: self.trainer.stop.signal)
+            # Of a fault that it does not know, the main process hears only when this one is gone.
+            if is_told(fault):
+                wait_for_main(word, until=lambda: self.trainer.stop.signal)
             return
         try:
             self._write(step)
@@ -199,7 +219,8 @@ class _Loop:
             self.watch.restore(read_state(folder).get("watch"), steps_in(self.folder.checkpoints))
         with reporting(self.folder.path):
             on_main(lambda: self._go_back_to(step))
-            self.metrics = MetricsFile(self.folder.metrics) if self.is_main else None
+            if self.is_main:
+                self.ledger.open(self.folder.metrics)
         return step
 
     def _go_back_to(self, step: int) -> None:
@@ -212,27 +233,36 @@ class _Loop:
         size, reclaimed = self.trainer.snapshot.expected_bytes(), self.folder.replacement.bytes
         checkpoint.check_space(self.folder.checkpoints, size=size, count=count, reclaimed=reclaimed)
 
-    def _report(self, step: int, outcome: Outcome) -> None:
-        line = outcome.line
-        if self._looks(step):
-            with self.trainer.as_result():
-                held_out = self.trainer.validation()
-            if held_out is not None:
-                line = line | {"validation": held_out}
-                self.watch.update(step, held_out)
+    def _report(self, step: int, line: Mapping[str, object]) -> int:
+        """Writes the step's line, without what a look adds where that fails. The signal that dropped the look, or 0."""
+        try:
+            looked = self._look(step) if self._looks(step) else {}
+        except StepDropped as dropped:
+            self.ledger.tell(line)
+            return dropped.signal
+        except Exception:
+            with suppress(Exception):  # the fault of the look is the one to tell
+                self.ledger.tell(line)
+            raise
+        self.ledger.tell({**line, **looked})
+        return 0
+
+    def _look(self, step: int) -> dict[str, object]:
+        """What the held-out pairs say of a step, for its line. A signal on any process drops it on all."""
+        self.watch.owes_look = True
+        with self.trainer.stop.droppable(), self.trainer.as_result():
+            held_out = self.trainer.validation()
+        self.watch.owes_look = False
+        if held_out is None:
+            return {}
+        self.watch.update(step, held_out)
         reason = self.watch.reason_to_stop
-        self._tell(line if reason is None else line | {"stopped": reason})
+        return {"validation": held_out} | ({} if reason is None else {"stopped": reason})
 
     def _looks(self, step: int) -> bool:
         every = self.config.validate_every_steps
         rhythm = (every,) if every else (self.config.save_every_steps, self.config.sample_every_steps)
         return step == self.config.steps or any(_due(step, each) for each in rhythm)
-
-    def _tell(self, line: Mapping[str, object]) -> None:
-        if self.metrics:
-            with reporting(self.folder.path):
-                for sink in (self.metrics, *self.callbacks.sinks):
-                    sink.write(line)
 
     def _show(self, step: int) -> None:
         every = self.config.sample_every_steps
@@ -249,8 +279,7 @@ class _Loop:
             raise RunFault(f"step {step}: the weights or the optimiser's state are not finite; they are not saved over good checkpoints")
         with reporting(self.folder.path):
             self.folder.replacement.settle()
-            if self.metrics:
-                self.metrics.sync()
+            self.ledger.sync()
 
         def write(folder: Path) -> None:
             self.trainer.snapshot.write(folder, step, self.folder.config, self.watch.state())
@@ -264,14 +293,7 @@ class _Loop:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.trainer.close()
-        try:
-            with reporting(self.folder.path), ExitStack() as closing:
-                for sink in (*((self.metrics,) if self.metrics else ()), *(self.callbacks.sinks if self.is_main else ())):
-                    closing.callback(sink.close)
-        except RunFault:
-            # What is written when a file closes may fail for the reason that ended the run.
-            if error is None:
-                raise
+        self.ledger.close(quietly=error is not None)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -15,10 +15,6 @@ Phase = Literal["loading", "inversion", "gradient", "optimiser", "validation", "
 _SIGNS = ("out of memory", "can't allocate memory")
 
 
-class TornStep(RunFault):
-    """A fault in the middle of the optimiser: some weights may have moved and others not, so nothing of them is saved."""
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory is what was missing. CUDA and ROCm have an error of their own for it; MPS and the CPU say it in words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -34,10 +30,9 @@ def told_as_fault(phase: Phase, config: TrainConfig, *, step: int | None = None)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        kind = TornStep if phase == "optimiser" else RunFault
         # The traceback holds every activation of the pass that failed; without it they are free when the step is saved.
         where = "" if step is None else f"step {step + 1}: "
-        raise kind(f"{where}{_message(error, phase, config)}") from error.with_traceback(None)
+        raise RunFault(f"{where}{_message(error, phase, config)}") from error.with_traceback(None)
 
 
 def _message(error: BaseException, phase: Phase, config: TrainConfig) -> str:

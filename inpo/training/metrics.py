@@ -47,6 +47,20 @@ class MetricsFile:
         except OSError as error:
             raise RunFault(f"{self._path}: step {line['step']} could not be written: {error}") from error
 
+    def amend(self, step: int, more: Line) -> Line | None:
+        """Adds entries to the last line, in one move, if it is of this step. Returns that line as it is now."""
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        last = json.loads(lines[-1]) if lines else {}
+        if last.get("step") != step:
+            return None
+        line = {**last, **more}
+        self._file.close()
+        try:
+            _rewrite(self._path, [*lines[:-1], json.dumps(line, allow_nan=False)])
+        finally:
+            self._file = self._path.open("ab", buffering=0)
+        return line
+
     def sync(self) -> None:
         """Waits until every line is on the disk: a checkpoint must not outlive the lines before it."""
         os.fsync(self._file.fileno())
@@ -61,8 +75,12 @@ def cut_metrics(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_up_to(line, step)]
+    _rewrite(path, kept)
+
+
+def _rewrite(path: Path, lines: Sequence[str]) -> None:
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in kept)
+        file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
 

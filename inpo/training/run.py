@@ -15,7 +15,7 @@ from inpo.errors import InputError
 from inpo.files import replacing
 from inpo.training import checkpoint, snapshot
 from inpo.training.checkpoint import Manifest
-from inpo.training.distributed import on_main
+from inpo.training.distributed import on_main, processes
 from inpo.training.environment import ENVIRONMENT, write_environment
 from inpo.training.lock import Lock
 from inpo.training.replacement import REFUSED, REJECTED, Replacement
@@ -106,7 +106,7 @@ def open_run(
     force: bool = False,
     reread: Reread = lambda theirs: theirs,
 ) -> RunFolder:
-    """Takes a folder for a run, writes config.yaml and environment.json, and finds where to continue.
+    """Takes a folder for a run, writes config.yaml and environment.json, and finds where to continue. Newer broken checkpoints are kept.
 
     `resume`: "latest", or a checkpoint's path; one of another folder begins a new run here. `force` moves an earlier run aside:
     `fit` deletes it before its first save, and `close` puts it back if it never came to that. `reread` completes a checkpoint's
@@ -157,6 +157,11 @@ class _Opening:
         self._check_free(continues or force)
         for left in checkpoint.sweep(self.path / "checkpoints"):
             print(f"removed {left}, which an interrupted save left behind", file=sys.stderr)
+        if found:
+            self._check_processes(found[0])
+        if found and resume == LATEST:
+            for kept in checkpoint.set_broken_aside(self.path / "checkpoints", found[1].step):
+                print(f"the broken checkpoint is kept as {kept}; delete it when you have no more use for it", file=sys.stderr)
         try:
             if not continues:
                 self._make_room(replacement)
@@ -207,6 +212,11 @@ class _Opening:
         write_environment(self.path, continued=continued)
         with replacing(self.path / "config.yaml") as partial:
             partial.write_text(config_text, encoding="utf-8")
+
+    def _check_processes(self, folder: Path) -> None:
+        theirs, ours = snapshot.read_state(folder).get("processes"), processes().num_processes
+        if theirs not in (ours, None):
+            warnings.warn(f"{folder} was made by {theirs} process(es), now {ours}: the run continues, but not bit for bit", stacklevel=2)
 
     def _resume_point(self, resume: str) -> tuple[Path, Manifest]:
         if resume == LATEST:

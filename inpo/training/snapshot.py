@@ -17,6 +17,7 @@ from torch import Tensor
 from inpo.errors import InputError
 from inpo.scorer_name import scorer_kind
 from inpo.training.baseline import GainBaseline
+from inpo.training.distributed import processes
 from inpo.training.optim import WeightAverage, Weights, load_optimizer_tensors, optimizer_tensors, state_bytes
 from inpo.training.scaling import LossScale
 from inpo.training.settings import OptimizerName
@@ -96,6 +97,11 @@ class Snapshot:
         """Of the weights that the run is compared with: seconds for a large model, so once."""
         return self.subject.reference_sha256()
 
+    @cached_property
+    def component_sha256(self) -> dict[str, str]:
+        """Of what else is frozen, by component: seconds, so once."""
+        return self.subject.component_sha256()
+
     def is_finite(self) -> bool:
         """Whether every weight, average and moment is a number."""
         averages = self.average.tensors.values() if self.average else ()
@@ -111,7 +117,8 @@ class Snapshot:
             tensors |= {_AVERAGE + name: value for name, value in self.average.tensors.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / OPTIMIZER)
         state = {
-            "schema": SCHEMA, "step": step, "torch": torch.__version__, "reference_sha256": self.reference_sha256, "watch": watch,
+            "schema": SCHEMA, "step": step, "torch": torch.__version__, "processes": processes().num_processes,
+            "reference_sha256": self.reference_sha256, "component_sha256": self.component_sha256, "watch": watch,
             "loss_scale": self.scale.state() if self.scale else None,
             "gain_baseline": self.baseline.state() if self.baseline else None, "config": config,
         }  # fmt: skip
@@ -120,6 +127,7 @@ class Snapshot:
     def read(self, folder: Path) -> None:
         """Puts a checkpoint's weights, optimiser and average in place. Raises `InputError` naming what is missing or not this run's."""
         self._check_same_reference(folder)
+        self._check_same_components(folder)
         self.read_weights(folder)
         load_optimizer_tensors(self.optimizer, self.weights, _below(_tensors(folder / OPTIMIZER), _OPTIMIZER))
         if self.scale:
@@ -140,6 +148,18 @@ class Snapshot:
                 f"{folder}: the base model is not the one that its run started from: the reference's sha256 is {theirs} there and "
                 f"{self.reference_sha256} here; put the model of model.path back as it was, or start a new run"
             )
+
+    def _check_same_components(self, folder: Path) -> None:
+        theirs, ours = read_state(folder).get("component_sha256"), self.component_sha256
+        # Older checkpoints do not say.
+        if not isinstance(theirs, Mapping) or not theirs or not ours:
+            return
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise InputError(
+                    f"{folder}: the model's {name} is not the one that its run started from: its sha256 is {theirs.get(name)} there and "
+                    f"{ours.get(name)} here; put the model of model.path back as it was, or start a new run"
+                )
 
     def expected_bytes(self) -> int:
         """About how large a checkpoint will be: weights, the optimiser's state, average."""

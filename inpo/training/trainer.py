@@ -72,6 +72,8 @@ class Trainer:
         self.networks = Networks(cast(Denoiser, policy), self._placed_reference())
         self.gradient = GradientSource(self.networks, Reader(loader, stop.check), method, settings.train, self.parallel)
         self.validation = Validation(self.networks, loader.validation(), method, settings.train, self.parallel)
+        self.torn = False
+        """Whether the optimiser failed half-way: some weights may have moved and others not, so nothing of them is worth saving."""
         self._hooks = ExitStack()
         self.counter = ForwardCounter([module for module in (policy, subject.reference) if isinstance(module, nn.Module)])
         self._hooks.callback(self.counter.close)
@@ -94,7 +96,7 @@ class Trainer:
         return self.subject.reference
 
     def step_once(self, step: int) -> Outcome:
-        """Optimiser step `step`, from 0. Raises what stopped it with weights and optimiser as they were, but for `TornStep`.
+        """Optimiser step `step`, from 0. Raises what stopped it with weights and optimiser as they were, unless `torn`.
 
         Several processes raise together: what one of them meets, a signal too, is told before anybody waits for gradients.
         """
@@ -102,12 +104,14 @@ class Trainer:
         try:
             with self.stop.droppable():
                 found = self._gradient(step, images)
+            self.torn = True
             rate = self._move(step)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         line = self._line(step, found, rate=rate, seconds=time.perf_counter() - began)
         if self.baseline:
             self.baseline.update(found.summary)
+        self.torn = False
         return Outcome(line, found.summary.signal)
 
     def _z(self) -> float:

@@ -83,6 +83,8 @@ class Watch:
         self._best = Tracked(config.keep_best) if config.keep_best else None
         self._stop = Tracked(config.early_stop.metric, config.early_stop.min_delta) if config.early_stop else None
         self._patience = config.early_stop.patience if config.early_stop else 0
+        self.owes_look = False
+        """Whether a look at the held-out pairs was begun and not finished. The run that goes on from there repeats it."""
 
     def update(self, step: int, validation: Mapping[str, object]) -> bool:
         """Takes the numbers of a step in; whether it is the best so far."""
@@ -105,11 +107,13 @@ class Watch:
 
     def state(self) -> dict[str, object]:
         """For a checkpoint."""
-        return {name: tracked.state() for name, tracked in (("best", self._best), ("stop", self._stop)) if tracked}
+        tracked = {name: each.state() for name, each in (("best", self._best), ("stop", self._stop)) if each}
+        return tracked | ({"owes_look": True} if self.owes_look else {})
 
     def restore(self, state: object, saved: Collection[int]) -> None:
         """Continues from a checkpoint's record. A best step that is not among the `saved` ones is warned about and forgotten."""
         record = state if isinstance(state, Mapping) else {}
+        self.owes_look = bool(record.get("owes_look"))
         if self._stop:
             self._stop.restore(record.get("stop"))
         if self._best:

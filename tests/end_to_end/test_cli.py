@@ -334,6 +334,10 @@ def test_an_interruption_saves_and_says_how_to_go_on(
     monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: None)
     assert run("train", "sd15-sft", *settings, "--out", tmp_path / "run", "--resume", "latest").code == 0
     monkeypatch.setattr(alignment.SampleGrid, "__call__", lambda self, step: os.kill(os.getpid(), signal.SIGINT))
+    stopped = run("train", "sd15-sft", *settings, "--out", tmp_path / "run", "--force")
+    assert stopped.code == 130
+    assert re.search(r"nothing is saved, and the earlier run is as it was; start again with: .* --force$", stopped.err.strip())
+    assert (tmp_path / "run" / "model").is_dir()
     with pytest.raises(KeyboardInterrupt, match="the untrained start is saved"):
         inpo.train(inpo.recipe("sd15-sft", settings), tmp_path / "python")
 

@@ -12,7 +12,7 @@ from inpo import alignment
 from inpo.config import load_experiment
 from inpo.errors import RunFault
 from inpo.training.fit import Callbacks
-from inpo.training.memory import TornStep, is_out_of_memory
+from inpo.training.memory import is_out_of_memory
 from inpo.training.subject import Subject
 from inpo.types import Condition
 from tests.tiny_denoiser import TinyDenoiser, plain_subject, tiny_subject
@@ -99,20 +99,27 @@ def test_complete_steps_are_saved_and_smaller_batches_continue(tmp_path: Path) -
     assert train(tmp_path, settings(micro_batch_pairs=1), resume="latest").step == 6
 
 
-def test_a_step_torn_in_the_optimiser_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [(CUDA, RunFault, "step 4: out of memory in the optimiser"), (RuntimeError("shapes differ"), RuntimeError, "^shapes differ$")],
+    ids=["memory", "mistake"],
+)
+def test_a_step_torn_in_the_optimiser_is_not_saved(
+    error: Exception, kind: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some weights have moved and others not: what is on the disk is the last checkpoint that was due, unchanged."""
     steps = []
 
     def step(self: torch.optim.AdamW, closure: object = None) -> None:
         steps.append(None)
         if len(steps) == 4:
-            raise CUDA
+            raise error
         return original(self, closure)
 
     original = torch.optim.AdamW.step
     train(tmp_path / "whole", settings(steps=2))
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    with pytest.raises(TornStep, match="step 4: out of memory in the optimiser"):
+    with pytest.raises(kind, match=words):
         train(tmp_path / "torn")
     assert [path.name for path in (tmp_path / "torn" / "checkpoints").iterdir()] == ["step-000002"]
     assert final_bytes(tmp_path / "torn", 2) == final_bytes(tmp_path / "whole", 2)

@@ -52,8 +52,8 @@ def test_before_the_first_step_both_end_too(two_ranks: Path) -> None:
 
 
 def test_nobody_leaves_before_the_rescue_is_written(two_ranks: Path) -> None:
-    """A launcher kills the main process 30 s after another one has left with a fault."""
-    assert both(two_ranks, "rescued") == [["step-000002"]] * 2
+    """A launcher kills the main process 30 s after another one has left with a fault, of whatever kind."""
+    assert both(two_ranks, "rescued") == [{"picture": ["step-000002"], "mistake": ["step-000002"]}] * 2
 
 
 def wait_for(found: list[Path], launcher: subprocess.Popen[str]) -> None:

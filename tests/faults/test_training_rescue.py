@@ -85,6 +85,8 @@ def saved(out: Path) -> list[str]:
     [
         (raising(InputError("row 3 is damaged")), InputError, "row 3 is damaged"),
         (raising(OSError(errno.EIO, "Input/output error", "pairs.parquet")), RunFault, r"step 5: .*'pairs\.parquet'"),
+        (raising(KeyError("caption")), KeyError, "caption"),
+        (raising(RuntimeError("CUDA error: an illegal memory access was encountered")), RuntimeError, "CUDA error"),
         (poison, RunFault, "step 5: the clean latent is not finite"),
     ],
 )
@@ -136,9 +138,10 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
         train(tmp_path, loader=Failing(act=spoil, at=40), subject=subject)
     assert saved(tmp_path) == ["step-000002", "step-000004"]
     last = tiny_subject()
-    callbacks = Callbacks(sample=lambda step: step and last.policy.out.bias.data.fill_(float("inf")))
+    spoiling = Sink()
+    spoiling.write = lambda line: line["step"] and last.policy.out.bias.data.fill_(float("inf"))
     with pytest.raises(RunFault, match="step 1: the weights or"):
-        train(tmp_path / "due", settings(steps=1, sample_every_steps=1), subject=last, callbacks=callbacks)
+        train(tmp_path / "due", settings(steps=1), subject=last, callbacks=Callbacks(sinks=[spoiling]))
     assert saved(tmp_path / "due") == []
 
 

@@ -80,6 +80,30 @@ def test_interrupted_in_its_first_step_a_run_can_still_be_resumed(tmp_path: Path
     assert train(tmp_path, loader=MemoryLoader(), resume="latest").step == 6
 
 
+def test_interrupted_in_its_first_step_a_replacement_leaves_the_earlier_run(tmp_path: Path) -> None:
+    """Nothing of the new run is worth what it would replace. It may be started again, and replaces it once a step is complete."""
+    train(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    use = settings(average_decay=0.5)
+    for loader in (Interrupting(at=0), Interrupting(at=0, number=signal.SIGINT)):
+        result = train(tmp_path, use, loader=loader, force=True)
+        assert (result.step, result.signal, result.replaces_nothing) == (0, loader.number, True)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    result = train(tmp_path, use, loader=Interrupting(at=8), force=True)
+    assert (result.step, result.replaces_nothing) == (1, False)
+    assert checkpoints(tmp_path) == ["step-000001"]
+
+
+def test_a_replacement_that_continues_another_run_needs_a_step_of_its_own(tmp_path: Path) -> None:
+    """Its beginning is in the other folder still; what it would replace is nowhere else."""
+    train(tmp_path / "other", settings(steps=4), loader=MemoryLoader())
+    train(tmp_path / "run", settings(steps=2), loader=MemoryLoader())
+    foreign = str(tmp_path / "other" / "checkpoints" / "step-000004")
+    result = train(tmp_path / "run", loader=Interrupting(at=32), resume=foreign, force=True)
+    assert (result.step, result.replaces_nothing) == (4, True)
+    assert checkpoints(tmp_path / "run") == ["step-000002"]
+
+
 def test_before_the_first_step_an_interruption_waits_for_nothing(tmp_path: Path) -> None:
     """The held-out pairs and the base's pictures may take minutes, and nothing is lost with them; the resumed run makes them again."""
     subject, seen = tiny_subject(), []

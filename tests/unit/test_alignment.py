@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from inpo import alignment
 from inpo.models.config import ModelConfig
 from inpo.models.loading import load
+from inpo.training.subject import Subject
 from tests.tiny_models import tiny_sd
 
 
@@ -38,6 +41,36 @@ def test_an_encoder_that_is_done_leaves_the_accelerator(device: str, done: bool,
     alignment.free_encoder(experiment, model, loader, start=3)
     assert moved == moves
     assert loader.asked == ([] if device == "cpu" else [range(12, 40)])
+
+
+def test_everything_that_a_run_depends_on_is_a_component(tmp_path: Path) -> None:
+    """Each but the network, which is known by itself; and each by what it is, not by which library had written it."""
+    folder = tiny_sd(tmp_path)
+
+    def digests() -> dict[str, str]:
+        model = load(ModelConfig(str(folder)))
+        subject = Subject(model.policy, None, model.save_policy, model.load_policy, components=alignment.components(model))
+        return subject.component_sha256()
+
+    before = digests()
+    assert list(before) == ["scheduler/scheduler_config.json", "vae", "vae/config.json", "text_encoder"]
+    for file, key, changed in (
+        ("scheduler/scheduler_config.json", "_diffusers_version", None),
+        ("scheduler/scheduler_config.json", "beta_end", "scheduler/scheduler_config.json"),
+        ("vae/config.json", "scaling_factor", "vae/config.json"),
+    ):
+        text = (folder / file).read_text()
+        values = json.loads(text)
+        (folder / file).write_text(json.dumps(values | {key: "0.1" if key.startswith("_") else 2 * values[key]}))
+        assert [name for name, digest in digests().items() if digest != before[name]] == [changed] * (changed is not None)
+        (folder / file).write_text(text)
+    for network in ("vae", "text_encoder"):
+        [weights] = (folder / network).glob("*.safetensors")
+        tensors = load_file(weights)
+        name = max(tensors, key=lambda each: tensors[each].numel())
+        save_file(tensors | {name: tensors[name] + 1}, weights, metadata={"format": "pt"})
+        assert [each for each, digest in digests().items() if digest != before[each]] == [network]
+        save_file(tensors, weights, metadata={"format": "pt"})
 
 
 def test_an_encoder_at_work_is_where_the_policy_is(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_no_prompt_is_a_formula(prompt: str, tmp_path: Path) -> None:
     assert read_table(tmp_path / "s.csv")[0].prompt == prompt
 
 
+@pytest.mark.parametrize("prompt", ["a\rb", "\r=1", "a\r", "a\r\nb"])
+def test_a_carriage_return_is_no_end_of_a_row(prompt: str, tmp_path: Path) -> None:
+    """Prompts of files that were made on other systems have them."""
+    write_table(tmp_path / "s.csv", [replace(ROWS[1], prompt=prompt)])
+    assert [row.prompt for row in read_table(tmp_path / "s.csv")] == [prompt]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("s.csv", "score\n1\n"), ("s.csv", ""), ("s.jsonl", "{}\n"), ("s.jsonl", "half a li"), ("s.jsonl", '{"prompt_index": "x"}')],

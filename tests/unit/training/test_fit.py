@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from inpo.errors import InputError
 from inpo.training import OptimizerConfig, Settings
@@ -115,6 +115,33 @@ def test_the_base_model_is_known_by_what_training_does_not_move() -> None:
     assert plain_subject(tiny_subject().policy, None).reference_sha256() is None
 
 
+def test_another_component_is_refused_by_name(tmp_path: Path) -> None:
+    """A VAE of the same shapes, or another schedule, would silently change what the network sees. Names of weights do not count."""
+    vae, renamed, other = nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 3)), nn.Linear(2, 3)
+    renamed[0].load_state_dict(vae.state_dict())
+    settled = {"vae": vae, "scheduler": {"beta_end": 0.012, "beta_start": 0.1}}
+    train(tmp_path, settings(steps=2), subject=replace(tiny_subject(), components=settled))
+
+    def resumed(**changed: object) -> int:
+        components = {name: part for name, part in {**settled, **changed}.items() if part is not None}
+        return train(tmp_path, settings(steps=4), subject=replace(tiny_subject(), components=components), resume="latest").step
+
+    for name, changed in (("vae", other), ("scheduler", {"beta_end": 0.013, "beta_start": 0.1}), ("vae", None), ("text_encoder", other)):
+        with pytest.raises(InputError, match=f"step-000002: the model's {name} is not the one that its run started from: its sha256"):
+            resumed(**{name: changed})
+    assert checkpoints(tmp_path) == ["step-000002"]
+    assert resumed(vae=renamed, scheduler={"beta_start": 0.1, "beta_end": 0.012}) == 4
+
+
+def test_an_older_checkpoint_says_nothing_of_components(tmp_path: Path) -> None:
+    """It can be continued as before; from then on they are known."""
+    train(tmp_path, settings(steps=2))
+    subject = replace(tiny_subject(), components={"vae": nn.Linear(2, 3)})
+    assert train(tmp_path, settings(steps=4), subject=subject, resume="latest").step == 4
+    state = json.loads((tmp_path / "checkpoints" / "step-000004" / "state.json").read_text())
+    assert list(state["component_sha256"]) == ["vae"]
+
+
 def test_without_a_reference_no_base_model_is_compared(tmp_path: Path) -> None:
     """A checkpoint has all that such a run goes on from."""
     train(tmp_path, settings(steps=2))
@@ -140,6 +167,7 @@ def test_a_run_leaves_checkpoints_lines_and_the_average(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "validation" in line] == [0, 2, 4, 5]
     assert recorder.closed
     saved = tmp_path / "checkpoints"
+    assert json.loads((saved / "step-000005" / "state.json").read_text())["processes"] == 1
     assert torch.equal(subject.policy.out.bias, load_file(saved / "step-000005" / "optimizer.safetensors")["average/out.bias"])
     assert torch.equal(shown[0][1], tiny_subject().policy.out.bias)
     assert torch.equal(shown[1][1], load_file(saved / "step-000004" / "optimizer.safetensors")["average/out.bias"])

@@ -46,6 +46,20 @@ def test_lines_after_a_checkpoint_are_cut(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_the_last_line_may_be_amended(tmp_path: Path) -> None:
+    """What a step's look says comes after an interruption; only to the line of that step, and later lines follow it."""
+    file = MetricsFile(tmp_path / "m.jsonl")
+    assert file.amend(0, {"n": 1}) is None
+    file.write({"step": 1})
+    file.write({"step": 2, "loss": 0.1})
+    assert file.amend(1, {"n": 1}) is None
+    assert file.amend(2, {"validation": {"n": 7}}) == {"step": 2, "loss": 0.1, "validation": {"n": 7}}
+    file.write({"step": 3})
+    file.close()
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1}, {"step": 2, "loss": 0.1, "validation": {"n": 7}}, {"step": 3}]
+
+
 def test_progress_is_quiet_where_nobody_watches() -> None:
     """A line every half minute with the time left, and one at the end; the first step's 50 s of setting up promise nothing."""
     now = [0.0]

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import warnings
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from inpo.training import checkpoint, snapshot
 from inpo.training.environment import environment, redacted
 from inpo.training.lock import Lock, Owner
 from inpo.training.run import open_run
+from tests.faults.test_training_disk import file_size_limit
 from tests.training_runs import finish, start
 
 CONFIG: dict[str, object] = {
@@ -38,6 +40,15 @@ def with_checkpoint(path: Path, step: int = 2, config: dict[str, object] = CONFI
 
     digest = snapshot.config_sha256(config)
     return checkpoint.save(path / "checkpoints", step, write=write, config_sha256=digest, data_sha256="d")
+
+
+def with_later_checkpoint(path: Path) -> Path:
+    """The same, at step 4 of a run that is there."""
+
+    def write(folder: Path) -> None:
+        (folder / "state.json").write_text("{}")
+
+    return checkpoint.save(path / "checkpoints", 4, write=write, config_sha256="c", data_sha256="d")
 
 
 def test_a_new_folder_says_what_and_with_what(tmp_path: Path) -> None:
@@ -157,6 +168,56 @@ def test_resuming_finds_the_checkpoint_and_keeps_the_rest(tmp_path: Path) -> Non
         run.close()
         assert run.resume_from is not None
         assert (run.resume_from[0], run.resume_from[1].step) == (folder, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*made with torch 0")
+def test_another_number_of_processes_is_told(tmp_path: Path) -> None:
+    """Sums are cut otherwise. A checkpoint that does not say how many there were says nothing about it."""
+    folder = with_checkpoint(tmp_path)
+    opened(tmp_path, resume="latest")
+    state = json.loads((folder / "state.json").read_text())
+    for count, told in ((8, True), (1, False)):
+
+        def write(into: Path, count: int = count) -> None:
+            (into / "state.json").write_text(json.dumps({**state, "processes": count}))
+
+        checkpoint.save(tmp_path / "checkpoints", 2, write=write, config_sha256="c", data_sha256="d")
+        with warnings.catch_warnings(record=True) as caught:
+            opened(tmp_path, resume="latest")
+        said = [str(each.message) for each in caught if "process(es)" in str(each.message)]
+        assert said == [f"{folder} was made by 8 process(es), now 1: the run continues, but not bit for bit"] * told
+
+
+@pytest.mark.filterwarnings("ignore:.*not bit for bit")
+def test_broken_checkpoints_are_kept_when_the_run_goes_on_before_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong with them may be one byte, or one file that was moved. No sweep and no rotation takes them, but `--force` does."""
+    with_checkpoint(tmp_path)
+    for _ in range(2):
+        broken = with_later_checkpoint(tmp_path)
+        (broken / "state.json").unlink()
+        with pytest.warns(UserWarning, match=r"skipping a broken checkpoint: .*step-000004/state\.json: missing"):
+            opened(tmp_path, resume="latest")
+    checkpoint.discard_after(tmp_path / "checkpoints", 2)
+    checkpoint.rotate(tmp_path / "checkpoints", 1)
+    kept = [".broken-step-000004-1", ".broken-step-000004-2", "step-000002"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
+    assert f"the broken checkpoint is kept as {tmp_path / 'checkpoints' / kept[0]}; delete it" in capsys.readouterr().err
+    with open_run(tmp_path, CONFIG, config_text="", force=True) as run:
+        run.replacement.settle()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*not bit for bit")
+def test_a_disk_that_refuses_on_resume_leaves_the_descriptions(tmp_path: Path) -> None:
+    """config.yaml and environment.json are what they were, or the new ones: never half of either."""
+    with_checkpoint(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("config.yaml", "environment.json")}
+    with file_size_limit(200), pytest.raises(OSError, match="File too large"):
+        opened(tmp_path, resume="latest")
+    with file_size_limit(4000), pytest.raises(OSError, match="File too large"):
+        open_run(tmp_path, CONFIG, config_text="# long\n" * 1000, resume="latest")
+    assert (tmp_path / "config.yaml").read_bytes() == before["config.yaml"]
+    assert json.loads((tmp_path / "environment.json").read_text())["started"] == json.loads(before["environment.json"])["started"]
 
 
 @pytest.mark.filterwarnings("ignore:.*not bit for bit")
