@@ -121,7 +121,7 @@ BUGS = (
     Bug("SmPO's p for 2p - 1", "inpo/objectives/pairwise.py",
         "(2 * like_margin(preference, u) - 1) * u", "like_margin(preference, u) * u", (OBJECTIVES,)),
     Bug("the safeguard enlarges the loser's gradient", "inpo/objectives/safeguard.py", ".clamp(0, 1).where(", ".where(", (OBJECTIVES,)),
-    Bug("a reward for growing worse", "inpo/types.py",
+    Bug("a reward for growing worse", "inpo/points.py",
         "return self.ref_error - self.error", "return self.error - self.ref_error", ("tests/unit/test_implicit.py",)),
     Bug("the smallest singular vectors", "inpo/models/export/extract.py",
         "vectors[:, -rank:].flip(1)", "vectors[:, :rank].flip(1)", ("tests/unit/models/test_export.py",)),
