@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -105,7 +106,10 @@ def test_none_outlives_the_first(tmp_path: Path, number: signal.Signals) -> None
         "import time\nfrom pathlib import Path\nfrom inpo.comparing.processes import helped\n"
         f"with helped(2, Path({str(out / 'work')!r}), {order!r}):\n    time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as first:
+    command = [sys.executable, "-c", script]
+    # A shell starts what is put in the background with SIGINT ignored, and whoever runs these tests may have been started so.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as first:
         wait_for(lambda: any((out / "work").rglob("step-000002")), of=first)
         other = psutil.Process(first.pid).children()[0]
         first.send_signal(number)
