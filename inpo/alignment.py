@@ -136,7 +136,7 @@ def _train(experiment: Experiment, run: RunFolder, look: Look | None, *, pairs: 
             free_encoder(experiment, model, loader, start=run.start)
         result = fit(subject, loader, method=experiment.method, settings=experiment.settings, run=run, callbacks=callbacks)
     if result.signal is not None:
-        raise Interrupted(result.signal, result.step, resumable=not result.replaces_nothing)
+        raise Interrupted(result.signal, result.step, resumable=not result.earlier_restored)
     with reporting(run.path / "model"):
         on_main(lambda: _finish(model, experiment, run.path, result, pairs=source.size))
     return result

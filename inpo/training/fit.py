@@ -44,7 +44,7 @@ class FitResult:
     """`step`: how many optimiser steps are complete and saved. `signal`: what interrupted the run, None if it finished.
 
     `result_step`: whose weights the policy holds now. `stopped`: why the run ended before its last step, if it did.
-    `replaces_nothing`: it was interrupted before a step of its own, and the earlier run that it was to replace comes back.
+    `earlier_restored`: it was interrupted before a step of its own, and the earlier run that it was to replace comes back.
     """
 
     step: int
@@ -52,7 +52,7 @@ class FitResult:
     seconds: float
     result_step: int
     stopped: str | None = None
-    replaces_nothing: bool = False
+    earlier_restored: bool = False
 
 
 def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Settings, run: RunFolder, callbacks: Callbacks) -> FitResult:
@@ -77,7 +77,7 @@ def fit(subject: Subject, loader: PairLoader, *, method: Method, settings: Setti
         with _Loop(trainer, run, callbacks) as loop:
             step, signal = loop.run()
             result_step = step if signal else loop.settle(step)
-    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop, loop.replaces_nothing)
+    return FitResult(step, signal or None, time.monotonic() - began, result_step, loop.watch.reason_to_stop, loop.earlier_restored)
 
 
 class _Loop:
@@ -90,7 +90,7 @@ class _Loop:
         self.is_main = is_main()
         self.start = 0
         self.saved: int | None = None
-        self.replaces_nothing = False
+        self.earlier_restored = False
         self.ledger = Ledger(run.path, callbacks.sinks if self.is_main else ())
 
     def run(self) -> tuple[int, int]:
@@ -105,8 +105,8 @@ class _Loop:
             signal = self._complete(step, outcome)
         if signal and step == self.start:
             # Saving the beginning would delete the earlier run that `force` has moved aside, for nothing.
-            self.replaces_nothing = on_main(lambda: self.folder.replacement.pending)
-        if self.saved != step and not self.replaces_nothing:
+            self.earlier_restored = on_main(lambda: self.folder.replacement.pending)
+        if self.saved != step and not self.earlier_restored:
             self._save(step)
         # One that came after the last step's collective: several processes could not agree on it any more.
         late = self.trainer.stop.signal if self.trainer.parallel.num_processes == 1 else 0

@@ -87,10 +87,10 @@ def test_interrupted_in_its_first_step_a_replacement_leaves_the_earlier_run(tmp_
     use = settings(average_decay=0.5)
     for loader in (Interrupting(at=0), Interrupting(at=0, number=signal.SIGINT)):
         result = train(tmp_path, use, loader=loader, force=True)
-        assert (result.step, result.signal, result.replaces_nothing) == (0, loader.number, True)
+        assert (result.step, result.signal, result.earlier_restored) == (0, loader.number, True)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     result = train(tmp_path, use, loader=Interrupting(at=8), force=True)
-    assert (result.step, result.replaces_nothing) == (1, False)
+    assert (result.step, result.earlier_restored) == (1, False)
     assert checkpoints(tmp_path) == ["step-000001"]
 
 
@@ -100,7 +100,7 @@ def test_a_replacement_that_continues_another_run_needs_a_step_of_its_own(tmp_pa
     train(tmp_path / "run", settings(steps=2), loader=MemoryLoader())
     foreign = str(tmp_path / "other" / "checkpoints" / "step-000004")
     result = train(tmp_path / "run", loader=Interrupting(at=32), resume=foreign, force=True)
-    assert (result.step, result.replaces_nothing) == (4, True)
+    assert (result.step, result.earlier_restored) == (4, True)
     assert checkpoints(tmp_path / "run") == ["step-000002"]
 
 
