@@ -1,32 +1,41 @@
 """README's picture from a finished demo: `python benchmarks/demo_picture.py runs/demo docs/images/demo.png`.
 
-One held-out prompt a column, the first ones and not the best ones; one model a row; the same seed in every row of a column.
+One held-out prompt a column, the first ones and not the best ones; one model a row; the same seed in every row of a column. Under each
+image is the oracle's score.
 """
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-ROWS = {"base": "base", "inpo": "InPO, 400 steps", "diffusion-dpo": "Diffusion-DPO, 400 steps"}
-COLUMNS, SCALE, GAP, LABEL = 12, 3, 6, 22
+from inpo.evaluation.scores import read_scores
+
+ROWS = {"base": "base", "inpo": "InPO,\n400 steps", "diffusion-dpo": "Diffusion-\nDPO,\n400 steps"}
+COLUMNS, SCALE, GAP, NAMES, TITLE, LINE = 7, 4, 8, 84, 64, 18
 
 
 def main(demo: Path, out: Path) -> None:
     """Writes the sheet."""
-    side = 32 * SCALE
-    width, height = COLUMNS * (side + GAP) + GAP, len(ROWS) * (side + LABEL + GAP) + GAP
-    sheet = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for row, (name, label) in enumerate(ROWS.items()):
-        top = GAP + row * (side + LABEL + GAP)
-        draw.text((GAP, top), label, fill="black", font=font)
-        for column in range(COLUMNS):
+    side, font = 32 * SCALE, ImageFont.load_default(13)
+    width = NAMES + COLUMNS * (side + GAP) + GAP
+    sheet = Image.new("RGB", (width, TITLE + len(ROWS) * (side + LINE + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    rows = [row for row in read_scores(demo / "evaluation" / "scores.parquet") if row.scorer == "world:oracle"]
+    prompts = {row.prompt_index: row.prompt for row in rows}
+    scores = {(row.model, row.prompt_index): row.score for row in rows}
+    for column in range(COLUMNS):
+        left = NAMES + column * (side + GAP)
+        draw.multiline_text((left, 4), "\n".join(textwrap.wrap(prompts[column], 20)), fill="black", font=font, spacing=2)
+        for row, (name, label) in enumerate(ROWS.items()):
+            top = TITLE + row * (side + LINE + GAP)
+            draw.multiline_text((4, top + 4), label, fill="black", font=font)
             with Image.open(demo / "evaluation" / name / f"{column:05d}_0.png") as picture:
-                large = picture.resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(large, (GAP + column * (side + GAP), top + LABEL))
+                sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
+            draw.text((left, top + side + 1), f"{scores[name, column]:.2f}", fill="dimgray", font=font)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, optimize=True)
 
