@@ -25,8 +25,8 @@ from inpo.data.writer import writing_pairs
 from inpo.generation import GenerationConfig
 from inpo.models.config import ModelConfig
 from inpo.noising import Inversion
-from inpo.onpolicy import OnPolicy, generate_pairs
 from inpo.randomness import PairNoise, stratified_uniform, torch_rng
+from inpo.verbs.onpolicy import OnPolicy, generate_pairs
 from inpo.world.pairs import PREFERENCE, judge, to_png
 from inpo.world.shapes import imperfect, parse, prompts, render
 

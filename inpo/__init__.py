@@ -16,35 +16,36 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inpo import demo, methods, report
-    from inpo.alignment import train
+    from inpo import methods, report
     from inpo.comparing import compare
-    from inpo.comparison import Comparison, evaluate
     from inpo.compose import load, open_pairs
     from inpo.config import Experiment
     from inpo.config import load_experiment as recipe
     from inpo.data.importing import ImportConfig, import_pairs
     from inpo.ddim import invert, sample, transfer
     from inpo.evaluation.winrate import win_rate
-    from inpo.exporting import Export, export
     from inpo.generation import GenerationConfig, generate
-    from inpo.judging import Scoring, score_pictures
     from inpo.models.config import Lora
     from inpo.noising import Forward, Inversion
-    from inpo.onpolicy import OnPolicy, generate_pairs
-    from inpo.pair_accuracy import PairScoring, measure_accuracy
     from inpo.schedule import Schedule
+    from inpo.verbs import demo
+    from inpo.verbs.alignment import train
+    from inpo.verbs.comparison import Comparison, evaluate
+    from inpo.verbs.exporting import Export, export
+    from inpo.verbs.judging import Scoring, score_pictures
+    from inpo.verbs.onpolicy import OnPolicy, generate_pairs
+    from inpo.verbs.pair_accuracy import PairScoring, measure_accuracy
 
 __version__ = "0.1.0"
 
-_MODULES = ("demo", "methods", "report")
+_MODULES = {"demo": "inpo.verbs.demo", "methods": "inpo.methods", "report": "inpo.report"}
 _NAMES = {
-    "Comparison": "inpo.comparison",
-    "evaluate": "inpo.comparison",
+    "Comparison": "inpo.verbs.comparison",
+    "evaluate": "inpo.verbs.comparison",
     "compare": "inpo.comparing",
     "load": "inpo.compose",
     "open_pairs": "inpo.compose",
-    "train": "inpo.alignment",
+    "train": "inpo.verbs.alignment",
     "Experiment": "inpo.config",
     "recipe": "inpo.config:load_experiment",
     "ImportConfig": "inpo.data.importing",
@@ -53,19 +54,19 @@ _NAMES = {
     "sample": "inpo.ddim",
     "transfer": "inpo.ddim",
     "win_rate": "inpo.evaluation.winrate",
-    "Export": "inpo.exporting",
-    "export": "inpo.exporting",
+    "Export": "inpo.verbs.exporting",
+    "export": "inpo.verbs.exporting",
     "GenerationConfig": "inpo.generation",
     "generate": "inpo.generation",
-    "Scoring": "inpo.judging",
-    "score_pictures": "inpo.judging",
+    "Scoring": "inpo.verbs.judging",
+    "score_pictures": "inpo.verbs.judging",
     "Lora": "inpo.models.config",
     "Forward": "inpo.noising",
     "Inversion": "inpo.noising",
-    "OnPolicy": "inpo.onpolicy",
-    "generate_pairs": "inpo.onpolicy",
-    "PairScoring": "inpo.pair_accuracy",
-    "measure_accuracy": "inpo.pair_accuracy",
+    "OnPolicy": "inpo.verbs.onpolicy",
+    "generate_pairs": "inpo.verbs.onpolicy",
+    "PairScoring": "inpo.verbs.pair_accuracy",
+    "measure_accuracy": "inpo.verbs.pair_accuracy",
     "Schedule": "inpo.schedule",
 }
 
@@ -106,7 +107,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _MODULES:
-        return importlib.import_module(f"inpo.{name}")
+        return importlib.import_module(_MODULES[name])
     if name not in _NAMES:
         raise AttributeError(f"module 'inpo' has no attribute {name!r}")
     module, _, attribute = _NAMES[name].partition(":")

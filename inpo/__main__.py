@@ -1,5 +1,5 @@
 """`python -m inpo`, which is also what `accelerate launch -m inpo` runs."""
 
-from inpo.cli import main
+from inpo.cli.app import main
 
 main()

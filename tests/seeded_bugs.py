@@ -105,7 +105,7 @@ BUGS = (
     Bug("smoothed labels are not smoothed", "inpo/methods.py", "Dpo(beta=5000.0, label_smoothing=0.1)", "Dpo(beta=5000.0)", (ROWS,)),
     Bug("Inversion-DPO is InPO", "inpo/methods.py",
         "InversionStep(inversion_steps=80)", "Inversion(inversion_steps=80)", (ROWS,)),
-    Bug("a card says nothing of what was measured", "inpo/results.py",
+    Bug("a card says nothing of what was measured", "inpo/results/result.py",
         '(self.path / SUMMARY, *sorted(self.path.glob(f"*/{SUMMARY}"))) if self.experiment else ()', "()",
         ("tests/end_to_end/test_push.py::test_what_was_measured_is_in_the_card",)),
     Bug("ties as halves for a loss that reads no label", "inpo/objectives/reference_free.py",
@@ -126,7 +126,7 @@ BUGS = (
     Bug("the smallest singular vectors", "inpo/models/export/extract.py",
         "vectors[:, -rank:].flip(1)", "vectors[:, :rank].flip(1)", ("tests/unit/models/test_export.py",)),
     Bug("the target of v with the other sign", "inpo/ddim.py", "alpha * tau - sigma * x_0", "sigma * x_0 - alpha * tau", (DDIM,)),
-    Bug("a reference for MaPO", "inpo/alignment.py",
+    Bug("a reference for MaPO", "inpo/verbs/alignment.py",
         'model.reference() if needs.reference or experiment.method.noising.inverter == "reference" else None', "model.reference()",
         ("tests/end_to_end/test_methods.py::test_how_many_networks_a_run_holds",)),
 )  # fmt: skip

@@ -76,7 +76,7 @@ def check_apart(judge: Judge, trials: Judge) -> None:
 
 def judge_of(judging: Judging) -> Judge:
     """Names looked up. Raises `InputError` for a set, a file or a scorer that is not there, or prompts that a scorer does not know."""
-    from inpo.comparison import check_prompts
+    from inpo.verbs.comparison import check_prompts
 
     prompts = prompt_set(judging.prompts)[: judging.limit]
     scorers = tuple(scorer(name) for name in judging.scorers)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inpo.alignment import Resume, train
 from inpo.comparing.cells import CELLS, Cell, Point, rounded, write_cell
 from inpo.comparing.kept import Kept
 from inpo.comparing.plan import Planned
@@ -33,6 +32,7 @@ from inpo.models.parts import examine
 from inpo.training.checkpoint import steps_in
 from inpo.training.environment import environment, git_commit
 from inpo.training.lock import Lock
+from inpo.verbs.alignment import Resume, train
 
 if TYPE_CHECKING:
     from inpo.models.model import Model

@@ -21,9 +21,9 @@ from inpo.errors import InputError
 from inpo.methods import method
 from inpo.models.config import ModelConfig
 from inpo.models.parts import examine
-from inpo.plan import forwards_per_pair
 from inpo.scorer_name import scorer_kind
 from inpo.training.snapshot import FREE_KEYS, flat
+from inpo.verbs.plan import forwards_per_pair
 
 KNOB_SEED = 1_000
 """Training seeds of the trials start here: the table's are fresh ones."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inpo import cli
+from inpo.cli import app
 from tests.end_to_end.browsing import CHROMIUM
 from tests.unit.data import making
 
@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["inpo", *map(str, arguments)])
         try:
-            cli.main()
+            app.main()
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)

@@ -11,8 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
-from inpo import cli
-from inpo.publishing import prepare
+from inpo.cli import app
+from inpo.verbs.publishing import prepare
 from tests.end_to_end.conftest import small
 from tests.end_to_end.test_export import LORA, latents
 from tests.single_files import write_single_file
@@ -25,7 +25,7 @@ def inpo(*arguments: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["inpo", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         assert not ended.value.code, arguments
 
 

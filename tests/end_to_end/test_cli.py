@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 import inpo
-from inpo import alignment, compose
+from inpo import compose
 from inpo.evaluation.summary import Summary
 from inpo.files import file_sha256
+from inpo.verbs import alignment
 from tests.end_to_end.conftest import Run, small
 from tests.unit.data.making import png
 
@@ -190,7 +191,7 @@ def test_the_demos_options_reach_it(run: Run, monkeypatch: pytest.MonkeyPatch, t
         asked.append((out, force, null))
         return Summary("demo", "base", {})
 
-    monkeypatch.setattr("inpo.demo.run_demo", remember)
+    monkeypatch.setattr("inpo.verbs.demo.run_demo", remember)
     assert [run("demo", "--out", tmp_path, *more).code for more in ((), ("--null",), ("--force",))] == [0, 0, 0]
     assert asked == [(tmp_path, False, False), (tmp_path, False, True), (tmp_path, True, False)]
 

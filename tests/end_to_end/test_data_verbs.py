@@ -16,11 +16,11 @@ import torch
 import yaml
 from PIL import Image
 
-from inpo import onpolicy
 from inpo.data.config import DataConfig
 from inpo.data.sources import ParquetPairs
 from inpo.generation import GenerationConfig
-from inpo.onpolicy import OnPolicy, generate_pairs
+from inpo.verbs import onpolicy
+from inpo.verbs.onpolicy import OnPolicy, generate_pairs
 from inpo.world.oracle import OracleScorer
 from tests.end_to_end.conftest import Run, small
 from tests.unit.data import making

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from inpo import demo, world
-from inpo.demo import DemoSize, run_demo
+from inpo import world
 from inpo.errors import InputError
 from inpo.evaluation.summary import Summary, read_summary
 from inpo.generation import GenerationConfig
+from inpo.verbs import demo
+from inpo.verbs.demo import DemoSize, run_demo
 from tests.end_to_end.browsing import check_page, opened
 from tests.page_reader import flat_numbers
 

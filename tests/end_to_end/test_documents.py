@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import inpo
-from inpo.cli import app
+from inpo.cli.app import app
 from inpo.config import load_experiment, recipe_names, recipe_text
 from inpo.generation import GenerationConfig
 from inpo.world.shapes import prompts

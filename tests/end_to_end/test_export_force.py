@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from inpo.card import Card
 from inpo.errors import InputError
 from inpo.models.families import SD
 from inpo.models.saving import replace_folder
+from inpo.results.card import Card
 from tests.end_to_end.conftest import Run
 
 PLACES = ["NOTES.txt", "weights.bak", "src/thesis.txt", "unet/deep/thesis.txt", "vae/thesis.docx", ".env", "base.json"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from inpo.card import CARD, published
 from inpo.evaluation.summary import MethodSummary, write_summary
-from inpo.results import Judgement
+from inpo.results.card import CARD, published
+from inpo.results.result import Judgement
 from tests.end_to_end.conftest import Run, small
 
 TOKEN = "hf_" + "Secret" * 6

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import inpo
-from inpo import cli, cli_faults, world
+from inpo import world
+from inpo.cli import app, faults
 from inpo.compose import scorer
 from inpo.errors import RunFault
 from tests.end_to_end.conftest import Run, small
@@ -78,7 +79,7 @@ def test_a_disk_that_fills_halfway_is_one_line(
     monkeypatch.undo()
     monkeypatch.setattr("sys.argv", ["inpo", *map(str, command)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert not ended.value.code
 
 
@@ -100,15 +101,15 @@ def test_the_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, run:
 )
 def test_faults_of_the_program_keep_their_traceback(error: OSError, tmp_path: Path) -> None:
     """A file that ought to be there, and errors that are no disk's."""
-    assert cli_faults.refusal(error, tmp_path / "out") is None
-    cli_faults.OUT.set(tmp_path / "out")
-    with pytest.raises(type(error)), cli_faults.disk_told():
+    assert faults.refusal(error, tmp_path / "out") is None
+    faults.OUT.set(tmp_path / "out")
+    with pytest.raises(type(error)), faults.disk_told():
         raise error
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     """Wherever it lies: nothing of the program can mend it."""
-    told = cli_faults.refusal(PermissionError(errno.EACCES, "Permission denied", "/secret/prompts.txt"), tmp_path / "out")
+    told = faults.refusal(PermissionError(errno.EACCES, "Permission denied", "/secret/prompts.txt"), tmp_path / "out")
     assert str(told) == "/secret/prompts.txt: the system refuses it (Permission denied)"
 
 

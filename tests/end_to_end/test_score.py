@@ -14,8 +14,8 @@ from tests.end_to_end.conftest import Run, small
 @pytest.fixture(scope="module")
 def trained(tiny_pipeline: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of InPO, with a fifth of the pairs held out."""
-    from inpo import alignment
     from inpo.config import load_experiment
+    from inpo.verbs import alignment
 
     out = tmp_path_factory.mktemp("score") / "run"
     changes = small(tiny_pipeline, pairs_file, "inpo", "data.validation_fraction=0.3", "optimizer.lr=0.01")
@@ -90,7 +90,7 @@ def test_bad_input_is_one_line(run: Run, words: tuple[str, ...], message: str, t
 
 
 def test_an_interruption_says_how_to_go_on(run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inpo import judging
+    from inpo.verbs import judging
 
     def stop(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inpo.alignment import examine_model
 from inpo.config import load_experiment
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, generate, generate_latents, shots
@@ -19,6 +18,7 @@ from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.parts import examine
 from inpo.models.sizes import model_sizes
+from inpo.verbs.alignment import examine_model
 from tests.tiny_models import SD3_TOWERS, tiny_pixart_transformer, tiny_sd3_transformer, tiny_t5, tiny_t5_tokenizer, tiny_vae
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from inpo import alignment
 from inpo.config import load_experiment
 from inpo.errors import RunFault
 from inpo.training.fit import Callbacks
 from inpo.training.memory import is_out_of_memory
 from inpo.training.subject import Subject
 from inpo.types import Condition
+from inpo.verbs import alignment
 from tests.tiny_denoiser import TinyDenoiser, plain_subject, tiny_subject
 from tests.training_runs import final_bytes, settings, train, trainer
 

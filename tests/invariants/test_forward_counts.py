@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from inpo.methods import METHODS
-from inpo.plan import forwards_per_pair
 from inpo.training.gradient import step_times
 from inpo.training.metrics import ForwardCounter
 from inpo.training.stop import Stop
 from inpo.training.trainer import Trainer
+from inpo.verbs.plan import forwards_per_pair
 from tests.tiny_denoiser import MemoryLoader, tiny_subject
 from tests.training_runs import SETTINGS, settings, trainer
 

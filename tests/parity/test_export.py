@@ -11,12 +11,12 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from inpo.errors import InputError
-from inpo.exporting import Export, export
 from inpo.models.adapted import AdaptedModel
 from inpo.models.config import Lora, ModelConfig
 from inpo.models.loading import load
 from inpo.models.lora import adapter_weights
 from inpo.randomness import torch_rng
+from inpo.verbs.exporting import Export, export
 from tests import layouts
 
 MAKERS: dict[str, Callable[[Path], Path]] = {

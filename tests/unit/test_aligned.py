@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inpo import alignment, compose
+from inpo import compose
 from inpo.aligned import AlignedRun, ImplicitConfig
 from inpo.config import load_experiment
 from inpo.data.transform import CENTER, show
@@ -23,6 +23,7 @@ from inpo.noising import Forward, Inversion
 from inpo.points import Denoising
 from inpo.randomness import PairNoise, seed_for
 from inpo.types import Condition, PairBatch
+from inpo.verbs import alignment
 from tests.end_to_end.conftest import small
 from tests.unit.data import making
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inpo import cli
+from inpo.cli import app
 from inpo.errors import InputError, RunFault
 from tests.raised import ANY, ROOT, Raised, raised, said
 
@@ -95,9 +95,9 @@ def test_exit_codes_are_as_stated(error: Exception, code: int, monkeypatch: pyte
         raise error
 
     monkeypatch.delenv("INPO_TRACEBACK", raising=False)
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(app, "app", fail)
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        app.main()
     assert stopped.value.code == code
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{type(error).__name__}`"))
     assert f"exit {code}" in row

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inpo import alignment
 from inpo.comparing import Choice, compare, job, make
 from inpo.comparing.cells import Cell, commits_of, read_cell, write_cell
 from inpo.comparing.job import listing, look_up
@@ -24,6 +23,7 @@ from inpo.errors import InputError, RunFault
 from inpo.evaluation.compared import read_compared
 from inpo.evaluation.summary import read_summary
 from inpo.training.lock import Lock
+from inpo.verbs import alignment
 from tests.unit.comparing.small import TREE, write
 
 

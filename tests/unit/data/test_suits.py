@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from inpo.alignment import train
 from inpo.config import Experiment, load_experiment
 from inpo.errors import InputError
-from inpo.plan import describe
+from inpo.verbs.alignment import train
+from inpo.verbs.plan import describe
 from tests.unit.data.layouts import as_parquet
 from tests.unit.data.test_singles import as_folders, as_jsonl
 
@@ -66,7 +66,7 @@ def test_settings_that_do_not_suit_the_method(overrides: list[str], said: list[s
 def test_single_pictures_where_pairs_are_wanted(tmp_path: Path, overrides: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the dry run and by the run, before a picture is decoded or a weight is read."""
     monkeypatch.setattr("inpo.data.index.scan", lambda *_, **__: pytest.fail("rows were examined"))
-    monkeypatch.setattr("inpo.alignment.load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("inpo.verbs.alignment.load", lambda *_: pytest.fail("weights were read"))
     for path in (as_jsonl(tmp_path / "a"), as_folders(tmp_path / "b")):
         made = experiment(f"data.path={path}", *overrides)
         for refused in (lambda made=made: describe(made), lambda made=made: train(made, tmp_path / "run")):

@@ -16,7 +16,7 @@ from inpo.models.model import Model
 from inpo.models.parts import examine
 from inpo.models.prompts import T5Tower
 from inpo.models.sizes import model_sizes
-from inpo.plan import _weights_bytes, describe
+from inpo.verbs.plan import _weights_bytes, describe
 from tests.unit.data import making
 
 PIPELINES = ["tiny_sd3_pipeline", "tiny_pixart_pipeline"]

@@ -13,12 +13,12 @@ from typing import cast
 
 import yaml
 
-from inpo.bases import UNKNOWN, Base, base_of, is_on_hub
 from inpo.config import Experiment
-from inpo.loading_code import Loading, on_hub
 from inpo.models.families import Family
-from inpo.public import MODEL_PLACES, public, public_settings
-from inpo.results import Judgement
+from inpo.results.bases import UNKNOWN, Base, base_of, is_on_hub
+from inpo.results.loading_code import Loading, on_hub
+from inpo.results.public import MODEL_PLACES, public, public_settings
+from inpo.results.result import Judgement
 
 CARD = "README.md"
 TAG = "inpo"

@@ -8,8 +8,8 @@ from typing import Annotated, cast
 
 import typer
 
-from inpo.cli_interruption import interrupted
-from inpo.cli_options import Batch, Guidance, Precision, Prompts, Resolution, Samples, Scheduler, Seed, Steps, as_typed, out_option
+from inpo.cli.interruption import interrupted
+from inpo.cli.options import Batch, Guidance, Precision, Prompts, Resolution, Samples, Scheduler, Seed, Steps, as_typed, out_option
 from inpo.errors import InputError
 
 app = typer.Typer(help="Make preference pairs, and look at them before training.", no_args_is_help=True)
@@ -122,8 +122,8 @@ def generate(
     """Make pairs of a model's own pictures, ranked by a scorer."""
     from inpo.data.ranking import PairPolicy
     from inpo.generation import GenerationConfig
-    from inpo.onpolicy import NearTies, OnPolicy, generate_pairs
     from inpo.types import Dtype
+    from inpo.verbs.onpolicy import NearTies, OnPolicy, generate_pairs
 
     try:
         with as_typed(locals()):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from inpo.checking import number, one_of, whole
-from inpo.comparison import check_prompts
 from inpo.compose import check_generator, drawing, load, prompt_set, scorer
 from inpo.console import bar
 from inpo.data.ranking import PairPolicy, ranked_pairs
@@ -23,6 +22,7 @@ from inpo.errors import InputError
 from inpo.generation import GenerationConfig, ImageRecord, count_faults, generate
 from inpo.models.config import DTYPES, ModelConfig
 from inpo.types import Dtype, Scorer
+from inpo.verbs.comparison import check_prompts
 
 NearTies = Literal["drop", "half"]
 COLUMNS: Mapping[str, Kind] = {

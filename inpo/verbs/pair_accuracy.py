@@ -18,15 +18,15 @@ import numpy as np
 
 from inpo.aligned import AlignedRun
 from inpo.checking import whole
-from inpo.comparison import PromptChecker
 from inpo.compose import WORLD_PAIRS, open_pairs, scorer
 from inpo.console import bar
 from inpo.errors import InputError
 from inpo.evaluation.accuracy import ACCURACY, Accuracy, ScorerAccuracy, read_accuracy, scorer_accuracy, write_accuracy
 from inpo.evaluation.scoring import spec_json
 from inpo.files import replacing
-from inpo.judging import check_scorer_names
 from inpo.types import PairRecord, PairSource, Scorer
+from inpo.verbs.comparison import PromptChecker
+from inpo.verbs.judging import check_scorer_names
 
 if TYPE_CHECKING:
     from torch import Tensor

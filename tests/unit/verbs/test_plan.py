@@ -11,9 +11,9 @@ import pytest
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from inpo import plan
 from inpo.config import load_experiment
-from inpo.plan import describe
+from inpo.verbs import plan
+from inpo.verbs.plan import describe
 
 Told = Callable[..., float]
 

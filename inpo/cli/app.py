@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from inpo import cli_compare, cli_data, cli_export, cli_score
-from inpo.cli_faults import disk_told
-from inpo.cli_interruption import interrupted, interruptible, outside_training, pictures_kept
-from inpo.cli_options import (
+from inpo.cli import compare, data, export, score
+from inpo.cli.faults import disk_told
+from inpo.cli.interruption import interrupted, interruptible, outside_training, pictures_kept
+from inpo.cli.options import (
     Batch,
     Guidance,
     Out,
@@ -63,11 +63,11 @@ def options(
     """Align text-to-image diffusion models with human preferences: DDIM-InPO and the methods it was compared with."""
 
 
-app.add_typer(cli_data.app, name="data")
+app.add_typer(data.app, name="data")
 app.add_typer(world_app, name="world")
-app.add_typer(cli_compare.app)
-app.add_typer(cli_export.app)
-app.add_typer(cli_score.app)
+app.add_typer(compare.app)
+app.add_typer(export.app)
+app.add_typer(score.app)
 
 
 @app.command()
@@ -80,7 +80,7 @@ def demo(
     again = f"run it again with: inpo demo --force --out {shlex.quote(str(out))}"
     with interruptible(lambda: f"the demo is not complete; {again}"):
         from inpo.console import print_summary
-        from inpo.demo import run_demo
+        from inpo.verbs.demo import run_demo
 
         try:
             print_summary(run_demo(out, force=force, null=null))
@@ -101,13 +101,13 @@ def train(
     """Align a model with preference pairs."""
     command = ["inpo", "train", recipe, *(overrides or []), "--out", str(out)]
     with interruptible(lambda: outside_training(command, out, force=force)):
-        from inpo.alignment import Resume, check_folder
-        from inpo.alignment import train as run
         from inpo.config import load_experiment
+        from inpo.verbs.alignment import Resume, check_folder
+        from inpo.verbs.alignment import train as run
 
         experiment = load_experiment(recipe, overrides or [])
         if dry_run:
-            from inpo.plan import describe
+            from inpo.verbs.plan import describe
 
             check_folder(experiment, out, Resume(resume, force))
             print(describe(experiment))
@@ -182,10 +182,10 @@ def evaluate(
 ) -> None:
     """Compare two models under the same seeds."""
     with interruptible(lambda: pictures_kept(out)), as_typed(locals()):
-        from inpo.comparison import Comparison
-        from inpo.comparison import evaluate as run
         from inpo.console import print_summary
         from inpo.generation import GenerationConfig
+        from inpo.verbs.comparison import Comparison
+        from inpo.verbs.comparison import evaluate as run
 
         config = GenerationConfig(seed, samples, steps, guidance, scheduler, batch, resolution)
         job = Comparison(candidate, baseline, prompts, tuple(scorers.split(",")), config, cast("Dtype", dtype))

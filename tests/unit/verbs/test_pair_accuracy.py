@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from inpo import alignment, compose, pair_accuracy
+from inpo import compose
 from inpo.config import load_experiment
 from inpo.data.order import held_out
 from inpo.errors import InputError
 from inpo.evaluation.accuracy import Accuracy, read_accuracy
-from inpo.pair_accuracy import PairScoring, lines, measure_accuracy
+from inpo.verbs import alignment, pair_accuracy
+from inpo.verbs.pair_accuracy import PairScoring, lines, measure_accuracy
 from inpo.world.pairs import WorldPairs
 from tests.end_to_end.conftest import small
 from tests.unit.data import making

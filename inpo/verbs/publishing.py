@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inpo.card import CARD, published
 from inpo.errors import InputError, RunFault
 from inpo.models.base import BASE_FILE
-from inpo.results import CONFIG, find_result
+from inpo.results.card import CARD, published
+from inpo.results.result import CONFIG, find_result
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

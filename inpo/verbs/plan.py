@@ -7,7 +7,6 @@ import math
 import typing
 from collections.abc import Iterator
 
-from inpo.alignment import check_trackers, examine_model
 from inpo.compose import open_pairs
 from inpo.config import Experiment
 from inpo.data.derived import origin
@@ -23,6 +22,7 @@ from inpo.schedule import Schedule
 from inpo.training.optim import WORD, state_bytes
 from inpo.training.watch import check_watched
 from inpo.types import Dtype
+from inpo.verbs.alignment import check_trackers, examine_model
 
 GIB = 1 << 30
 # Of a frozen weight of the network, or of T5.

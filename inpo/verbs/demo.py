@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpo import world
-from inpo.alignment import Resume, train
-from inpo.comparison import Contestant, generate_for, judge
 from inpo.compose import prompt_set, scorer
 from inpo.config import load_experiment
 from inpo.console import say
 from inpo.errors import InputError
 from inpo.evaluation.summary import AGAIN
 from inpo.generation import GenerationConfig
+from inpo.verbs.alignment import Resume, train
+from inpo.verbs.comparison import Contestant, generate_for, judge
 
 if TYPE_CHECKING:
     from inpo.evaluation.summary import MethodSummary, Summary

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inpo import world
-from inpo.card import CARD, Card
 from inpo.compose import WORLD_PAIRS, WORLD_SHUFFLED, load, open_pairs, prompt_set, resolve_model
 from inpo.config import Experiment
 from inpo.console import say
@@ -18,6 +17,7 @@ from inpo.errors import InputError, Interrupted
 from inpo.files import replacing
 from inpo.generation import GenerationConfig, SampleGrid
 from inpo.models.base import ADAPTER_FILE
+from inpo.results.card import CARD, Card
 from inpo.types import PairSource
 
 if TYPE_CHECKING:

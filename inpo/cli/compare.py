@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from inpo.cli_interruption import interrupted, interruptible
-from inpo.cli_options import Out
+from inpo.cli.interruption import interrupted, interruptible
+from inpo.cli.options import Out
 from inpo.errors import InputError, Interrupted
 
 app = typer.Typer()

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from inpo.cli_options import out_option
+from inpo.cli.options import out_option
 
 app = typer.Typer()
 
@@ -25,9 +25,9 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write a result as other programs load it."""
-    from inpo.exporting import Export, Format
-    from inpo.exporting import export as write
     from inpo.types import Dtype
+    from inpo.verbs.exporting import Export, Format
+    from inpo.verbs.exporting import export as write
 
     job = Export(run, cast(Format, format), rank, base, cast("Dtype | None", dtype))
     print("\n".join(write(job, out, force=force).lines()))
@@ -42,8 +42,8 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and their sizes; upload nothing.")] = False,
 ) -> None:
     """Upload a result with its card to the hub, privately."""
-    from inpo.publishing import prepare
-    from inpo.publishing import push as upload
+    from inpo.verbs.publishing import prepare
+    from inpo.verbs.publishing import push as upload
 
     prepared = prepare(run, to)
     print("\n".join(prepared.lines()))

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from inpo.bases import Base, Place
 from inpo.compose import WORLD
 from inpo.models.base import ADAPTER_FILE
 from inpo.models.families import VAE, Family
+from inpo.results.bases import Base, Place
 
 MARK = "  # this result"
 """Ends the one line that names the result itself: by it another name is put in its place, and in no other."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from inpo import judging
 from inpo.errors import InputError
 from inpo.evaluation.scores import read_scores
 from inpo.evaluation.tables import read_table
 from inpo.intervals import around_mean
-from inpo.judging import Ranked, ScoreReport, Scoring, score_pictures
+from inpo.verbs import judging
+from inpo.verbs.judging import Ranked, ScoreReport, Scoring, score_pictures
 from tests.unit.evaluation.conftest import Brightness, write_folder
 
 LEVELS = {(0, 0): 51, (0, 1): 204, (0, 2): 102, (1, 0): 255}

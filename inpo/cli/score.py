@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from inpo.cli_interruption import interrupted
-from inpo.cli_options import out_option
+from inpo.cli.interruption import interrupted
+from inpo.cli.options import out_option
 from inpo.errors import InputError
 
 app = typer.Typer()
@@ -42,11 +42,11 @@ def score(
         raise InputError(f"--limit={limit} is of --pairs: with --images every picture is scored, so leave it out")
     try:
         if images is not None:
-            from inpo.judging import Scoring, score_pictures
+            from inpo.verbs.judging import Scoring, score_pictures
 
             print("\n".join(score_pictures(Scoring(names, images, prompts, prompt), out, force=force).lines()))
         elif pairs is not None:
-            from inpo.pair_accuracy import PairScoring, lines, measure_accuracy
+            from inpo.verbs.pair_accuracy import PairScoring, lines, measure_accuracy
 
             job = PairScoring(names, pairs) if limit is None else PairScoring(names, pairs, limit)
             print("\n".join(lines(measure_accuracy(job, out, force=force))))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inpo import alignment
 from inpo.models.config import ModelConfig
 from inpo.models.loading import load
 from inpo.training.subject import Subject
+from inpo.verbs import alignment
 from tests.tiny_models import tiny_sd
 
 

@@ -15,7 +15,7 @@ from inpo.models.base import AdapterFolder, find_adapters
 from inpo.models.config import ModelConfig
 from inpo.models.folders import INDEX, settings_beside
 from inpo.models.hub import is_hub_id
-from inpo.public import public
+from inpo.results.public import public
 
 _SETTINGS, _SUFFIX = "config.json", ".safetensors"
 

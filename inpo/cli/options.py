@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inpo.cli_faults import OUT
+from inpo.cli.faults import OUT
 from inpo.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _checked(out: Path) -> Path:
 
 
 def out_option(help: str) -> Any:
-    """`--out`: never empty, and known to `inpo.cli_faults`."""
+    """`--out`: never empty, and known to `inpo.cli.faults`."""
     return typer.Option("--out", help=help, parser=_path, metavar="PATH", callback=_checked)
 
 

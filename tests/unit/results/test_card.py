@@ -10,14 +10,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from inpo.bases import base_of
-from inpo.card import Card, is_card, told_places
 from inpo.config import Experiment, load_experiment
 from inpo.evaluation.summary import MethodSummary, SecondScorer
 from inpo.models.config import ModelConfig
 from inpo.models.families import PIXART_SIGMA, SD, SD3, SDXL
-from inpo.public import public, public_settings
-from inpo.results import Judgement
+from inpo.results.bases import base_of
+from inpo.results.card import Card, is_card, told_places
+from inpo.results.public import public, public_settings
+from inpo.results.result import Judgement
 
 
 def experiment(*more: str) -> Experiment:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from inpo.comparison import PromptChecker
 from inpo.compose import prompt_set, scorer
 from inpo.console import bar
 from inpo.errors import InputError
@@ -25,6 +24,7 @@ from inpo.evaluation.scoring import ImageSet, score_images, spec_json
 from inpo.evaluation.tables import check_table, read_table, write_table
 from inpo.intervals import around_mean
 from inpo.types import Scorer
+from inpo.verbs.comparison import PromptChecker
 
 CHUNK = 8
 """Pictures between two looks at the clock."""

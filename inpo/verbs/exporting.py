@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from inpo.bases import Base, base_of
-from inpo.card import Card, told_places
 from inpo.checking import one_of, whole
 from inpo.compose import naming, resolve_model
 from inpo.console import bar, say
-from inpo.destination import FOLDERS, Destination
 from inpo.errors import InputError, RunFault
 from inpo.models.base import find_adapters
 from inpo.models.config import DTYPES, ModelConfig
-from inpo.results import CONFIG, Result, find_result
+from inpo.results.bases import Base, base_of
+from inpo.results.card import Card, told_places
+from inpo.results.destination import FOLDERS, Destination
+from inpo.results.result import CONFIG, Result, find_result
 from inpo.types import Dtype
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpo.card import CARD, is_card
 from inpo.errors import InputError
 from inpo.files import replacing
 from inpo.models.base import ADAPTER_FILE, BASE_FILE
-from inpo.results import CONFIG
+from inpo.results.card import CARD, is_card
+from inpo.results.result import CONFIG
 
 SUFFIX = ".safetensors"
 FOLDERS: dict[str, str] = {"pipeline": "model_index.json", "unet": "config.json", "transformer": "config.json"}

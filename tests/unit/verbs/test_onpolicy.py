@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from inpo import onpolicy
 from inpo.data.validate import validate
 from inpo.errors import InputError
 from inpo.generation import GenerationConfig, ImageRecord, write_png
-from inpo.onpolicy import OnPolicy, OnPolicyReport, generate_pairs
+from inpo.verbs import onpolicy
+from inpo.verbs.onpolicy import OnPolicy, OnPolicyReport, generate_pairs
 
 GREYS = {0: [10, 40, 20, 30], 1: [50, 50, 50, 90]}
 """Prompt index → the grey of each sample: pictures whose score is known. Equal greys of one prompt are one picture."""

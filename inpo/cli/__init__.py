@@ -1,0 +1,1 @@
+"""The command line: `app` has the verbs, the other modules groups of them and what they share."""
