@@ -73,6 +73,15 @@ def test_ways_of_sampling_are_set_against_one_another(tmp_path: Path) -> None:
     assert [line.count("**+0.0020 [+0.0010, +0.0030]**") for line in lines[2:]] == [3, 3]
 
 
+def test_an_arm_may_have_been_judged_under_fewer_ways_of_sampling(tmp_path: Path) -> None:
+    """Cells that hold more than is asked for serve as well, so one arm may have what another lacks: a dot stands there."""
+    found = write_comparison(tmp_path / "a", gap=0.002)
+    fewer = dataclasses.replace(found.arms[1], samplings=found.arms[1].samplings[:-1])
+    write_compared(tmp_path / "a", dataclasses.replace(found, arms=[found.arms[0], fewer, *found.arms[2:]]))
+    body = page(tmp_path / "a").split('aria-label="Sampler steps and guidance"')[1].split("</table>")[0]
+    assert body.count('<td class="self">·</td>') == 1
+
+
 def test_every_arm_is_there_with_its_numbers(tmp_path: Path) -> None:
     """All methods at once: a row for each with gain and interval, its trials with the chosen one marked, its pictures."""
     found = write_comparison(tmp_path / "a", list(METHODS))
