@@ -33,6 +33,7 @@ _NAMES = {
     "base-again": "Base again",
     "inpo-shuffled": "InPO, shuffled labels",
     "inpo-drawn-start": "InPO, drawn start",
+    "inpo-2-steps": "InPO, 2 inversion steps",
     "diffusion-dpo-2000": "Diffusion-DPO, 2000 steps",
 }
 
