@@ -4,7 +4,7 @@
     inpo compare examples/on-policy.yaml --out runs/on-policy
 
 For every training prompt as often: two pictures of the world's base (`inpo data generate`), and two rendered ones as they are in
-`world:pairs`. Each kind once with labels drawn as the world draws them (`drawn/`), once with the oracle's own order (`exact/`).
+`world:pairs`; labels are drawn for both as the world draws them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Row = dict[str, object]
 
 
 def own_rows(folder: Path) -> list[Row]:
-    """Pairs of the base's own pictures, no near ties, in the oracle's order."""
+    """Pairs of the base's own pictures with the oracle's scores, no near ties."""
     listed, out = folder / "prompts.txt", folder / "generated.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     listed.write_text("\n".join(prompts("train") * REPEATS) + "\n")
@@ -48,32 +48,27 @@ def own_rows(folder: Path) -> list[Row]:
         sampled = GenerationConfig(samples=2, steps=STEPS, guidance=GUIDANCE, batch=64)
         job = OnPolicy("world", str(listed), "world:oracle", margin=PREFERENCE.tie, generation=sampled)
         print(*generate_pairs(job, out).lines(), sep="\n", flush=True)
-    columns = ["jpg_0", "jpg_1", "label_0", "caption", "score_0", "score_1"]
+    columns = ["jpg_0", "jpg_1", "caption", "score_0", "score_1"]
     rows: list[Row] = pq.read_table(out, columns=columns).to_pylist()
     return rows
 
 
 def rendered_rows() -> Iterator[Row]:
-    """As many rendered pairs of the same prompts, no near ties, in the oracle's order."""
+    """Rendered pairs of the same prompts, no near ties, in the first picture's favour by `score_0` − `score_1`."""
     rng = np.random.default_rng(6)
     for caption in prompts("train") * REPEATS:
         scene = parse(caption)
         first, second = (render(scene, rng, imperfect(scene, rng)) for _ in range(2))
         pair = judge(caption, (first, second), rng)
         if pair.label != 0.5:
-            yield {
-                "jpg_0": to_png(first), "jpg_1": to_png(second), "label_0": float(pair.gap > 0), "caption": caption,
-                "score_0": pair.gap, "score_1": 0.0,
-            }  # fmt: skip
+            yield {"jpg_0": to_png(first), "jpg_1": to_png(second), "caption": caption, "score_0": pair.gap, "score_1": 0.0}
 
 
-def write(path: Path, rows: list[Row], rng: np.random.Generator | None) -> None:
-    """One set of pairs; with `rng` its labels are drawn anew."""
+def write(path: Path, rows: list[Row], rng: np.random.Generator) -> None:
+    """One set of pairs with drawn labels."""
     with writing_pairs(path, {}, force=True) as writer:
         for row in rows:
-            label = float(str(row["label_0"]))
-            if rng is not None:
-                label = float(rng.random() < PREFERENCE.probability(float(str(row["score_0"])) - float(str(row["score_1"]))))
+            label = float(rng.random() < PREFERENCE.probability(float(str(row["score_0"])) - float(str(row["score_1"]))))
             writer.write({name: row[name] for name in ("jpg_0", "jpg_1", "caption")} | {"label_0": label, "label_1": 1 - label})
 
 
@@ -98,11 +93,10 @@ def measure(path: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """The four files, then the measurement."""
+    """The two files, then the measurement."""
     sets = {"own": own_rows(folder), "rendered": list(rendered_rows())}
     for number, (kind, rows) in enumerate(sets.items()):
         write(folder / "drawn" / f"{kind}.parquet", rows, np.random.default_rng((6, number)))
-        write(folder / "exact" / f"{kind}.parquet", rows, None)
         gaps = np.array([abs(float(str(row["score_0"])) - float(str(row["score_1"]))) for row in rows])
         print(f"{kind}: pairs {len(rows)}, mean difference of scores {gaps.mean():.3f},"
               f" best attainable agreement with drawn labels {PREFERENCE.best_agreement(gaps):.3f}", flush=True)  # fmt: skip

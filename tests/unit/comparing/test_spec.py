@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from inpo.errors import InputError
 from inpo.methods import METHODS
 from tests.unit.comparing.small import TREE, write
 
-SFT_FIRST = Path(__file__).parents[3] / "examples" / "sft-first.yaml"
+SFT_FIRST, ON_POLICY = (Path(__file__).parents[3] / "examples" / name for name in ("sft-first.yaml", "on-policy.yaml"))
 
 
 def arms(**changes: object) -> dict[str, object]:
@@ -145,6 +146,15 @@ def test_the_example_after_sft_shares_cells_with_the_hypotheses() -> None:
         assert [cell.digest for cell in example.table(ours, {})] == [cell.digest for cell in hypotheses.table(theirs, {})]
     assert {example.experiment(name).model.unet for name in ("sft-inpo", "sft-dpo")} == {"runs/sft-100"}
     assert "--out runs/sft-100" in SFT_FIRST.read_text(encoding="utf-8")
+
+
+def test_the_example_of_pairs_from_elsewhere_changes_the_pairs_alone() -> None:
+    """Hypothesis 6: three arms that are `world-hypotheses`' own InPO but for `data.path`."""
+    example, hypotheses = (Plan(load_comparison(name)) for name in (str(ON_POLICY), "world-hypotheses"))
+    arms = [example.experiment(name) for name in ("inpo-own", "inpo-rendered", "inpo-mixed")]
+    inpo = hypotheses.experiment("inpo")
+    assert len({arm.data.path for arm in arms}) == 3
+    assert [dataclasses.replace(arm, data=inpo.data) for arm in arms] == [inpo] * 3
 
 
 def test_every_method_is_in_the_worlds_comparison() -> None:
