@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from inpo.evaluation.scores import read_scores
 
 ROWS = {"base": "base", "inpo": "InPO,\n400 steps", "diffusion-dpo": "Diffusion-\nDPO,\n400 steps"}
-COLUMNS, SCALE, GAP, NAMES, TITLE, LINE = 7, 4, 8, 84, 64, 18
+COLUMNS, SCALE, GAP, NAMES, TITLE, LINE = 7, 4, 8, 84, 76, 18
 
 
 def main(demo: Path, out: Path) -> None:
@@ -32,7 +32,8 @@ def main(demo: Path, out: Path) -> None:
         draw.multiline_text((left, 4), "\n".join(textwrap.wrap(prompts[column], 20)), fill="black", font=font, spacing=2)
         for row, (name, label) in enumerate(ROWS.items()):
             top = TITLE + row * (side + LINE + GAP)
-            draw.multiline_text((4, top + 4), label, fill="black", font=font)
+            if column == 0:
+                draw.multiline_text((4, top + 4), label, fill="black", font=font)
             with Image.open(demo / "evaluation" / name / f"{column:05d}_0.png") as picture:
                 sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
             draw.text((left, top + side + 1), f"{scores[name, column]:.2f}", fill="dimgray", font=font)
