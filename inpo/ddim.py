@@ -185,7 +185,7 @@ def step_noise(step: Step) -> tuple[Tensor, Tensor]:
 
 MAX_RATIO = 10.0
 """The largest ρ of order 2. After a first step (t mod T/N) of almost no length, the difference of two slopes is rounding alone, and ρ
-would blow it up. Beyond this bound a step tends to Euler's; that is one step of a walk, so the order stays 2."""
+would blow it up; so would a last step that ends at α = 0. Beyond it a step tends to Euler's: one of a walk, or two; the order stays 2."""
 
 
 @dataclass(frozen=True)
@@ -217,15 +217,15 @@ class Solver:
         return k + 1 if self.order == 2 else k * (1 + self.corrector_steps)
 
     def require(self, prediction_type: PredictionType, nodes: Sequence[Level], *, stochastic: bool) -> None:
-        """Raises `ValueError` where a higher order meets noise, or an α of 0 at which ς is infinite."""
+        """Raises `ValueError` where a higher order meets noise, or a walk that starts at an α of 0, where ς is infinite."""
         if self.plain:
             return
         if stochastic:
             raise ValueError("added noise (eta > 0) needs order=1 without a corrector: slopes of a noisy path have no second order")
-        # A flow's slope is a function of t, and a corrector's last step may end where ς is infinite: it is not divided by.
-        asked = nodes[:0] if prediction_type == "flow" else nodes if self.order == 2 else nodes[:-1]
+        # A flow's slope is a function of t. The last step may end where ς is infinite: it is not divided by, and `MAX_RATIO` bounds ρ.
+        asked = nodes[:0] if prediction_type == "flow" else nodes[:-1]
         if any(bool((node.alpha == 0).any()) for node in asked):
-            raise ValueError("a second-order step can neither start nor end at alpha_t = 0, where ς is infinite")
+            raise ValueError("a second-order step cannot start at alpha_t = 0, where ς is infinite")
 
 
 class _History:

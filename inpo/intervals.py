@@ -17,6 +17,11 @@ def wilson(rate: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
+def of_share(rate: float, count: int, low: float, high: float) -> tuple[float, float]:
+    """Its interval `low`…`high` kept in [0, 1]. Where all of `count` were won, or none, no spread says how sure that is: Wilson's then."""
+    return wilson(rate, count) if rate in (0.0, 1.0) else (max(0.0, low), min(1.0, high))
+
+
 def around_mean(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean of independent values and its 95 % interval, mean ± t s/√n. A single value says nothing of its spread: (v, −∞, ∞)."""
     count = len(values)

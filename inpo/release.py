@@ -36,6 +36,9 @@ class ReleaseGrid:
         """Raises `ValueError` for schedules that the released code cannot run on."""
         if not isinstance(schedule, VPSchedule):
             raise ValueError("compat='inpo-release' exists for variance-preserving schedules only")
+        most = schedule.length // 2
+        if not 1 <= steps <= most:
+            raise ValueError(f"inversion_steps={steps} must be in 1…{most} with compat='inpo-release': nodes are whole times apart")
         return cls(schedule, steps)
 
     @property

@@ -158,7 +158,8 @@ class VPSchedule:
 
     def sampling_nodes(self, steps: int, count: int) -> list[Level]:
         """DDIMScheduler's times for this spacing, noisiest first, then the final node. Raises `ValueError` outside 1…T steps."""
-        # Each node steps to the next one. diffusers steps by ⌊T/n⌋ from wherever it is, which differs where n does not divide T.
+        # Each node steps to the next one. diffusers steps by ⌊T/n⌋ from wherever it is: the same with leading spacing, and with trailing
+        # where n divides T.
         levels = [self.at(torch.full((count,), t)) for t in self._sampling_times(steps)]
         squares = (self.final_alpha_cumprod, 1 - self.final_alpha_cumprod)
         alpha, sigma = (torch.full((count,), square**0.5, dtype=self.dtype) for square in squares)

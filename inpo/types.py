@@ -49,7 +49,10 @@ class Condition:
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A network that answers at every time of its schedule. `t` is `[B]`, in the schedule's own unit."""
+    """A network that answers at every time of its schedule.
+
+    `t` is `[B]`, in the schedule's own unit, on the CPU or on the latents' device.
+    """
 
     @property
     def schedule(self) -> Schedule:

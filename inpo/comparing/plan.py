@@ -17,6 +17,7 @@ from inpo.comparing.kept import Kept
 from inpo.comparing.spec import AGAIN, BASE, Arm, Comparison
 from inpo.compose import open_pairs, resolve_model
 from inpo.config import Experiment, build, merged
+from inpo.data.config import DataConfig
 from inpo.errors import InputError
 from inpo.methods import method
 from inpo.models.config import ModelConfig
@@ -37,7 +38,10 @@ Choice = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell to be made, or there already. `experiment` is None for the base; `seed`: of training, for the base of sampling."""
+    """A cell to be made, or there already. `experiment` is None for the base; `seed`: of training, for the base of sampling.
+
+    singles: its data are single pictures, so a step asks for one image where a pair has two.
+    """
 
     arm: str
     role: Role
@@ -48,6 +52,7 @@ class Planned:
     experiment: Experiment | None = None
     knobs: Choice = dataclasses.field(default_factory=dict)
     trial: int | None = None
+    singles: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -78,7 +83,8 @@ class Planned:
         if self.experiment is None:
             return pictures
         train, schedule = self.experiment.train, examine(resolve_model(self.model)).schedule
-        return pictures + train.steps * train.pairs_per_step * forwards_per_pair(self.experiment.method, schedule).total
+        cost = forwards_per_pair(self.experiment.method, schedule, singles=self.singles)
+        return pictures + train.steps * train.pairs_per_step * cost.total
 
     def accepts(self, cell: Cell) -> bool:
         """Whether a cell of this digest is it: every setting that both know is equal, and every point is there, with every scorer's scores.
@@ -100,6 +106,14 @@ def moving(experiment: Experiment) -> dict[str, object]:
     return {key: value for key, value in kept.items() if key not in places}
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What a plan has to know of the pairs."""
+
+    fingerprint: str
+    singles: bool
+
+
 class Plan:
     """All cells of a comparison, as far as the choices of knobs are known. `out`: its folder, for what need not be worked out again."""
 
@@ -110,7 +124,8 @@ class Plan:
         self._knob_judge = None if comparison.knobs is None else judge_of(of_trials(comparison.knobs, comparison.evaluation))
         if self._knob_judge is not None:
             check_apart(self.judge, self._knob_judge)
-        self._fingerprints: dict[object, str] = {}
+        self._models: dict[ModelConfig, str] = {}
+        self._data: dict[DataConfig, _Data] = {}
         self._runs: dict[object, Planned] = {}
         self._experiments = {name: self._experiment(name, arm) for name, arm in comparison.arms.items()}
         check_reached(comparison.evaluation, max(each.train.steps for each in self._experiments.values()))
@@ -172,11 +187,12 @@ class Plan:
             tree = merged(tree, nested(key, value))
         experiment = _naming(name, tree)
         judge = self._knob_judge if role == "knobs" and self._knob_judge else self.judge
+        data = self._opened(experiment.data)
         identity = {
-            "kind": "trained", "model": self._model_fingerprint(experiment.model), "data": self._data_fingerprint(experiment),
+            "kind": "trained", "model": self._model_fingerprint(experiment.model), "data": data.fingerprint,
             "settings": _unusual(experiment), **judge.identity,
         }  # fmt: skip
-        return Planned(name, role, seed, judge, experiment.model, identity, experiment, choice, trial)
+        return Planned(name, role, seed, judge, experiment.model, identity, experiment, choice, trial, singles=data.singles)
 
     def _experiment(self, name: str, arm: Arm) -> Experiment:
         tree: dict[str, object] = merged({"method": {"name": arm.method}}, _nested(self.comparison.settings))
@@ -189,14 +205,15 @@ class Plan:
         return experiment
 
     def _model_fingerprint(self, model: ModelConfig) -> str:
-        if ("model", model) not in self._fingerprints:
-            self._fingerprints["model", model] = self._kept.model_fingerprint(model)
-        return self._fingerprints["model", model]
+        if model not in self._models:
+            self._models[model] = self._kept.model_fingerprint(model)
+        return self._models[model]
 
-    def _data_fingerprint(self, experiment: Experiment) -> str:
-        if ("data", experiment.data) not in self._fingerprints:
-            self._fingerprints["data", experiment.data] = open_pairs(experiment.data, self._kept.pairs(experiment.data)).fingerprint
-        return self._fingerprints["data", experiment.data]
+    def _opened(self, data: DataConfig) -> _Data:
+        if data not in self._data:
+            source = open_pairs(data, self._kept.pairs(data))
+            self._data[data] = _Data(source.fingerprint, source.singles)
+        return self._data[data]
 
 
 def _naming(arm: str, tree: Mapping[str, object]) -> Experiment:

@@ -19,7 +19,7 @@ from inpo.evaluation.crossed import Crossed, crossed_mean
 from inpo.evaluation.scores import PART
 from inpo.evaluation.winrate import Array
 from inpo.evaluation.worst import worst
-from inpo.intervals import wilson
+from inpo.intervals import of_share
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def outcomes(ours: Point, theirs: Point, scorer: str) -> Array:
 
 
 def share(runs: Sequence[Array]) -> Estimate:
-    """How often it was won: `outcomes` of each run. Where all of them were won, or none, no spread says how sure that is: Wilson's."""
+    """How often it was won: `outcomes` of each run."""
     found = crossed_mean(np.stack(runs))
-    low, high = wilson(found.value, found.prompts) if found.value in (0.0, 1.0) else (max(0.0, found.low), min(1.0, found.high))
+    low, high = of_share(found.value, found.prompts, found.low, found.high)
     return Estimate(found.value, low, high, found.prompts, len(runs) == 1)
 
 

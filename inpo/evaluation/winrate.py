@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inpo.errors import InputError
+from inpo.intervals import of_share
 
 Array = NDArray[np.float64]
 Missing = Literal["refuse", "exclude"]
@@ -41,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often the candidate scores higher, and by how much, with 95 % percentile intervals of a prompt bootstrap.
+    """How often the candidate scores higher, and by how much, with 95 % percentile intervals of a prompt bootstrap (Wilson's at 0 and 1).
 
     `n` counts prompts; `wins`, `ties`, `losses` count comparisons (they sum to `n` with one sample a prompt); `excluded` counts
     comparisons left out because a score is not finite. `sign_test_p`: exact, two-sided, over prompts, tied prompts dropped.
@@ -89,7 +90,7 @@ def win_rate(
     won, tied, lost = (int(np.sum(outcomes == value)) for value in (1.0, 0.5, 0.0))
     ahead, behind = int(np.sum(by_prompt[:, 0] > 0.5)), int(np.sum(by_prompt[:, 0] < 0.5))
     p = sign_test(ahead, behind)
-    return WinRate(rate, low[0], high[0], len(gains), won, tied, lost, gain, low[1], high[1], p, excluded)
+    return WinRate(rate, *of_share(rate, len(gains), low[0], high[0]), len(gains), won, tied, lost, gain, low[1], high[1], p, excluded)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0, missing: Missing = "refuse") -> Difference:

@@ -154,7 +154,7 @@ def _open_held_out(run: AlignedRun, job: PairScoring) -> _Opened:
     source = open_pairs(data, run.folder)
     if source.size is None:
         first = train.steps * train.pairs_per_step
-        return _Opened(source, range(first, first + job.limit), data.path == WORLD_PAIRS)
+        return _Opened(source, range(first, first + job.limit), data.path == WORLD_PAIRS and data.judge is None)
     rows = [row for row, held in enumerate(held_rows(source, data.validation_fraction)) if held]
     if not rows:
         raise InputError(

@@ -44,6 +44,21 @@ def test_sampling_equals_ddim_step_by_step(kind: PredictionType, spacing: str, s
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("spacing", "steps"), [("trailing", 7), ("linspace", 10), ("linspace", 7)])
+def test_where_ddim_does_not_step_to_its_next_time_the_times_are_its_own(spacing: str, steps: int) -> None:
+    """diffusers steps ⌊T/n⌋ down, which is not where the next time is; our steps end there, so they are one walk."""
+    theirs = DDIMScheduler(**{**SD_CONFIG, "timestep_spacing": spacing})  # type: ignore[arg-type]
+    theirs.set_timesteps(steps)
+    nodes = vp_from_config(theirs.config).sampling_nodes(steps, 1)
+    assert [int(node.t[0]) for node in nodes[:-1]] == theirs.timesteps.tolist()
+    x = answer = torch.ones(1, 1, 1, 1)
+    ours = ddim.transfer("epsilon", x, answer, nodes[0], nodes[1])
+    expected = theirs.step(answer, int(theirs.timesteps[0]), x).prev_sample
+    lower = vp_from_config(theirs.config).at(theirs.timesteps[:1] - 1000 // steps)
+    torch.testing.assert_close(ddim.transfer("epsilon", x, answer, nodes[0], lower), expected)
+    assert not torch.allclose(ours, expected)
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 8, 28])
 def test_flow_sampling_equals_flow_match_euler(shift: float, steps: int) -> None:

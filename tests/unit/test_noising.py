@@ -291,14 +291,15 @@ def test_one_point_a_pair_copies_no_condition() -> None:
         assert noised.condition is batch.condition
 
 
-def test_a_step_at_zero_terminal_snr_has_its_noise_and_no_second_order() -> None:
-    """α_T = 0, v-prediction: Inversion-DPO's target is finite at the last time; a solver in ς, which is infinite there, says so."""
+def test_a_step_at_zero_terminal_snr_has_its_noise() -> None:
+    """α_T = 0, v-prediction: targets are finite at the last time, of a solver in ς, which is infinite there, too."""
     denoiser = AffineDenoiser(sd_schedule(rescale_betas_zero_snr=True), "v_prediction")
     arguments = (denoiser, pairs(2), torch.tensor([999, 999]), PairNoise(0, 0, (0, 1)))
     for noising in (Inversion(), InversionStep()):
-        assert bool(noising(*arguments, lose=True, batch_pairs=8).win.target.isfinite().all())
-        with pytest.raises(ValueError, match="neither start nor end at alpha_t = 0"):
-            replace(noising, order=2)(*arguments, lose=True, batch_pairs=8)
+        for solver in ({}, {"order": 2}, {"corrector_steps": 1}):
+            found = replace(noising, **solver)(*arguments, lose=True, batch_pairs=8).win
+            assert bool(found.target.isfinite().all())
+            assert bool(found.x_t.isfinite().all())
 
 
 @pytest.mark.parametrize("m", [2, 4, 10])
@@ -313,6 +314,17 @@ def test_every_bucket_is_as_likely_and_the_cost_is_as_stated(m: int) -> None:
     assert float((counts - 200 * m).abs().max()) <= 5 * (2000 * 0.1 * 0.9) ** 0.5
     assert noising.mean_evaluations(sd_schedule()) == pytest.approx(m * 11 / (m + 1))
     assert denoiser.asked / 2000 == pytest.approx(m * 11 / (m + 1), abs=0.15)
+
+
+def test_the_released_grid_has_whole_strides() -> None:
+    """500 steps of a thousand times are two apart and walk; 501 would be one apart, and start a walk of no step at t = 0."""
+    denoiser, t = AffineDenoiser(sd_schedule()), torch.tensor([0, 1, 999])
+    noising = Inversion(inversion_steps=500, compat="inpo-release")
+    assert noising.mean_evaluations(sd_schedule()) > 1
+    assert bool(noising(denoiser, pairs(3), t, PairNoise(0, 0, (0, 1, 2)), lose=True, batch_pairs=8).win.tau.isfinite().all())
+    for steps in (501, 2000):
+        with pytest.raises(ValueError, match=f"inversion_steps={steps} must be in 1…500 with compat"):
+            replace(noising, inversion_steps=steps).mean_evaluations(sd_schedule())
 
 
 def test_a_shared_walk_needs_whole_strides() -> None:

@@ -77,6 +77,9 @@ def test_pairs_are_examined_once_for_all_runs_and_starts(
     state = look_up(source, tmp_path / "out")
     assert [state.find(cell) is not None for cell in state.planned()] == [False, False, True, True]
     assert (len(built), len(loaded)) == (1, 1)
+    pair, single = (cell for cell in state.planned() if cell.experiment is not None)
+    # 4 steps of 4: InPO's 15 for each pair; of a single picture KTO trains one forward and asks the reference for one.
+    assert [pair.forwards - pair.judge.forwards(pair.keys), single.forwards - single.judge.forwards(single.keys)] == [16 * 15, 16 * 2]
     before = [cell.digest for cell in state.planned()]
     making.write(file, [making.row(i, caption=caption) for i in range(31)])
     other = look_up(source, tmp_path / "out")

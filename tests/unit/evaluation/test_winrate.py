@@ -139,6 +139,14 @@ def test_paired_difference_by_hand():
     assert str(difference) == "+2.000 [+1.000, +3.000] (n=2)"
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_all_won_or_none_is_not_certain(sign: float) -> None:
+    """Ten of ten: Wilson's interval, 1/(1 + 1.96²/10) = 0.722 to 1, and its mirror image; resampling would say ±0."""
+    result = win_rate(sign * np.ones(10), np.zeros(10))
+    low, high = (result.low, result.high) if sign > 0 else (1 - result.high, 1 - result.low)
+    assert (low, high) == pytest.approx((0.72247, 1.0), abs=1e-5)
+
+
 def test_printed_as_rate_interval_and_doubt():
     """The form that every result is reported in."""
     assert str(win_rate([1.0, 1.0], [0.0, 1.0])) == "0.75 [0.50, 1.00] (n=2, ties 1)"

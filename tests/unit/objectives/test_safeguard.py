@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from inpo.objectives import Dmpo, Dpo, Dspo, Mapo, Objective, Safeguard
+from inpo.objectives import Dmpo, Dpo, Dspo, Ipo, Mapo, Objective, Safeguard
 from inpo.points import Denoising
 from tests.unit.objectives.test_objectives import F64, random_side
 
@@ -47,17 +47,36 @@ def test_values_stay_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("objective", [Dpo(3.0), Dmpo(3.0), Dspo(3.0), Mapo()], ids=lambda objective: type(objective).__name__)
 def test_the_losers_gradient_is_scaled_and_the_winners_is_not(objective: Objective) -> None:
-    """∂loss/∂ε_l is λ times what it was, per pair, whatever the objective; ∂loss/∂ε_w is what it was."""
+    """∂loss/∂ε_l is λ times what it was, per pair, wherever it pushes the loser away; ∂loss/∂ε_w is what it was."""
     win, lose, guard = random_side(6, 1, requires_grad=True), random_side(6, 2, requires_grad=True), Safeguard(0.9)
 
     def grads(losers: Denoising) -> tuple[Tensor, ...]:
         return torch.autograd.grad(objective(win, losers, torch.ones(6, dtype=F64)).sum(), [win.prediction, lose.prediction])
 
     plain, guarded = grads(lose), grads(guard(win, lose))
-    scale = guard.scale(win, lose)
+    pushed = (plain[1] * lose.residual).sum(dim=(1, 2, 3)) < 0
+    scale = guard.scale(win, lose).where(pushed, 1.0)
     assert 0 < int((scale < 1).sum()) < 6
     assert_close(guarded[0], plain[0])
     assert_close(guarded[1], scale.view(-1, 1, 1, 1) * plain[1])
+
+
+@pytest.mark.parametrize("objective", [Ipo(1.0), Dmpo(1.0), Dpo(1.0, label_smoothing=0.1)], ids=["ipo", "dmpo", "cdpo"])
+def test_a_loss_past_its_target_keeps_what_helps_the_winner(objective: Objective) -> None:
+    """g_l = 3 g_w, so λ would be (1 − 0.9)/3. Far past their target these losses ask for a smaller u: a step pulls the loser in and lowers
+    L_w by it, as much with the safeguard as without."""
+    g = torch.ones(1, 1, 2, 2, dtype=F64)
+
+    def change(mu: float | None) -> float:
+        zero = torch.zeros_like(g)
+        win, lose = (Denoising(zero, (k * g).requires_grad_(), far * g) for k, far in ((1.0, 30.0), (3.0, 0.0)))
+        losers = lose if mu is None else Safeguard(mu)(win, lose)
+        step = torch.autograd.grad(objective(win, losers, torch.ones(1, dtype=F64)).sum(), [win.prediction, lose.prediction])
+        # Both outputs move together, as g_w and g_l point the same way.
+        return -float((win.residual.detach() * (step[0] + step[1])).sum())
+
+    assert change(0.9) == pytest.approx(change(None), rel=1e-12)
+    assert change(None) < 0
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.9])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inpo.errors import InputError, RunFault
-from inpo.methods import INPO
+from inpo.methods import INPO, METHODS
 from inpo.objectives import Dpo
 from inpo.points import Denoising
 from inpo.training import OptimizerConfig, checks, tally
@@ -104,6 +104,18 @@ def test_margins_that_cancel_are_found() -> None:
     checks.check_identity(INPO, summary, loss=math.log(2))
     with pytest.raises(RunFault, match=r"max\|R − L\| is 2e-05 \(max\|u\| 0\.001\), at most 1e-05 is allowed"):
         checks.check_identity(INPO, replace(summary, largest_gain=2e-5), loss=math.log(2))
+
+
+def test_single_pictures_are_checked_by_their_gains() -> None:
+    """They have no margin, and what a gain of 1e-5 is worth in the loss grows with β."""
+    summary = tally.Summary(
+        torch.zeros(10, len(tally.COLUMNS)), torch.ones(10), failed=0, dropped=0, bad_pairs=0, largest_margin=math.nan, largest_gain=0.9e-5,
+        forwards=0, signal=0, peak_memory_bytes=0,
+    )  # fmt: skip
+    kto = METHODS["diffusion-kto"]
+    checks.check_identity(kto, summary, loss=0.4977)
+    with pytest.raises(RunFault, match=r"max\|R − L\| is 2e-05"):
+        checks.check_identity(kto, replace(summary, largest_gain=2e-5), loss=0.5)
 
 
 class Dropping(TinyDenoiser):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from inpo import compose
@@ -206,6 +207,11 @@ def test_of_pairs_without_end_come_those_after_the_last_trained_on(run: Path, tm
     assert found.attainable is not None
     assert 0.5 < found.attainable <= 1
     assert judges["bright"].shown == 4
+    # Labels that a scorer made were not drawn by chance.
+    scored = yaml.safe_load(text)
+    scored["data"] |= {"scorer": "world:clip", "score_range": [13.0, 21.0]}
+    (world / "config.yaml").write_text(yaml.safe_dump(scored))
+    assert measure(f"held-out:{world}", "bright", out=tmp_path / "b.json", limit=2).attainable is None
 
 
 def test_the_oracle_agrees_as_often_as_anybody_can(tmp_path: Path) -> None:
