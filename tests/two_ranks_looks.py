@@ -73,4 +73,6 @@ if __name__ == "__main__":
     where = Path(sys.argv[1])
     ends = {f"look of {who}": look(where / f"{who}", who) for who in range(2)} | {"pictures": pictures(where / "pictures")}
     (where / f"ends-{RANK}.json").write_text(json.dumps(ends))
+    # Neither leaves while the other may still be asking it for something.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -61,8 +61,8 @@ def test_the_summary_has_training_and_evaluation(small_demo: Path) -> None:
     assert (inpo.steps, inpo.n, inpo.seeds) == (2, 6, (0,))
     assert dpo.unet_forwards_per_pair == 4
     assert inpo.unet_forwards_per_pair is not None
-    # Four pairs a step, stratified: each step's mean k is near 5.5, and 2 k + 4 images are asked for.
-    assert 12 < inpo.unet_forwards_per_pair < 18
+    # Two inversion steps and four pairs a step, stratified: two pairs have k = 1 and two k = 2, and 2 k + 4 images are asked for.
+    assert inpo.unet_forwards_per_pair == 7
     assert again.steps is None
     assert again.win_rate is not None
     assert set(inpo.parts) == {"fidelity", "composition", "sharpness", "contrast"}
